@@ -25,6 +25,7 @@ use crate::config::{KEYS, WireguardConfig};
 use crate::driver::{Rotation, Side, WireguardDriver};
 use crate::key::PublicKey;
 use crate::key_file;
+use crate::nat::NatOptions;
 use crate::peer;
 use crate::provider::{Chosen, Implementation, InKernel, Provider};
 
@@ -35,6 +36,7 @@ pub struct WireguardBackend {
     layout: Layout,
     key_file: PathBuf,
     rotate_every: Option<Duration>,
+    nat: NatOptions,
 }
 
 /// Who makes the devices.
@@ -62,6 +64,7 @@ impl WireguardBackend {
             layout: Layout::default(),
             key_file: key_file::DEFAULT_PATH.into(),
             rotate_every: None,
+            nat: NatOptions::default(),
         }
     }
 
@@ -96,6 +99,12 @@ impl WireguardBackend {
     #[must_use]
     pub fn rotate_every(self, interval: Option<Duration>) -> Self {
         Self { rotate_every: interval, ..self }
+    }
+
+    /// Sets what this node is to others across NATs: behind one, or a relay.
+    #[must_use]
+    pub fn nat(self, nat: NatOptions) -> Self {
+        Self { nat, ..self }
     }
 }
 
@@ -219,6 +228,7 @@ impl DriverMaker for WireguardBackend {
         };
         info!(by = chosen.provider.name(), why = chosen.why, "WireGuard chosen");
         let kind = chosen.provider.kind();
+        let own = registration.previous.and_then(|previous| Some(&previous.own.as_ref()?.attrs));
         let driver = WireguardDriver::new(
             netns.clone(),
             wireguard,
@@ -228,7 +238,8 @@ impl DriverMaker for WireguardBackend {
             (key, self.key_file.clone()),
             Rotation::of(&self.key_file, self.rotate_every),
         )
-        .recalling(recalled);
+        .recalling(recalled)
+        .across_nats(self.nat, own);
         let devices = driver.names().map(|name| Device::of_kind(name, kind)).collect::<Vec<_>>();
         let state = State::of_backend(peer::KIND, config).devices(devices);
         Ok(Driven::new(peer::KIND, driver, state))

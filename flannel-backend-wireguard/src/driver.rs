@@ -1,6 +1,7 @@
 //! The WireGuard backend's part of the reconcile loop: the devices with their keys and peers, and the routes to them.
 
 mod ensure;
+mod nat;
 mod rotate;
 
 use std::net::{IpAddr, SocketAddr};
@@ -31,10 +32,13 @@ use tracing::warn;
 use crate::config::WireguardConfig;
 use crate::key::{PrivateKey, PublicKey};
 use crate::key_file;
+use crate::nat::NatOptions;
 use crate::peer::{self, Paths, Second};
+use crate::plan::Wish;
 use crate::provider::Chosen;
 use crate::tunnel::{Common, Shown, Tunnel};
 
+pub(crate) use nat::Nat;
 pub(crate) use rotate::Rotation;
 
 /// How often the errors that the devices count are looked at. They grow when packets meet a peer that is gone or lost
@@ -73,6 +77,7 @@ pub(crate) struct WireguardDriver {
     /// Notified when a device in this process ends by itself.
     alarm: Arc<Notify>,
     rotation: Rotation,
+    nat: Nat,
     /// What the status reads of the devices.
     shown: Shown,
     /// Reads the sessions with peers.
@@ -102,6 +107,7 @@ impl WireguardDriver {
         let tunnels = Tunnel::of_mode(config.mode, &families);
         let names = tunnels.iter().map(|tunnel| tunnel.name.to_owned()).collect();
         let counters = Counters::of_devices(netns.clone(), names);
+        let nat = Nat::new(NatOptions::default(), None, &tunnels);
         let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
         let shown = Shown::default();
         let sessions = shown.sessions();
@@ -120,6 +126,7 @@ impl WireguardDriver {
             look,
             alarm,
             rotation,
+            nat,
             shown,
             sessions,
         }
@@ -128,6 +135,12 @@ impl WireguardDriver {
     /// The same, of a node that stored these leases last.
     pub(crate) fn recalling(self, leases: Vec<Lease>) -> Self {
         Self { recalled: leases, ..self }
+    }
+
+    /// The same, of a node with these options, whose record was this last.
+    pub(crate) fn across_nats(self, options: NatOptions, record: Option<&LeaseAttrs>) -> Self {
+        let nat = Nat::new(options, record.map(|record| &record.backend_data), &self.tunnels);
+        Self { nat, ..self }
     }
 
     /// The names of the devices.
@@ -372,7 +385,8 @@ impl Driver for WireguardDriver {
 
     fn attrs(&self) -> LeaseAttrs {
         let families: Vec<Family> = self.sides.families().collect();
-        peer::attrs(&self.config, self.published_keys(), &families, self.underlay.published)
+        let nat = self.published_nat();
+        peer::attrs(&self.config, self.published_keys(), &families, self.underlay.published, &nat)
     }
 
     fn own_record(&mut self, attrs: &LeaseAttrs) {
@@ -391,7 +405,7 @@ impl Driver for WireguardDriver {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        self.rotation.problems()
+        self.rotation.problems().into_iter().chain(self.nat.problems()).collect()
     }
 
     /// Draws another key: another node had this one first, so that its file was copied.
@@ -460,10 +474,14 @@ impl Driver for WireguardDriver {
         for (lease, peer) in &peers {
             self.note_rotation_of(**lease, peer);
         }
-        for tunnel in &self.tunnels {
+        self.note_nat_of(&peers);
+        for (at, tunnel) in self.tunnels.iter().enumerate() {
             let gets_none = tunnel.second_key.is_some() && self.rotation.is_strict;
             let peers = if gets_none { &[][..] } else { &peers[..] };
-            tunnel.set_peers(peers, |link, key| self.keepalive(link, key));
+            tunnel.set_peers(peers, |link, key| {
+                let wish = self.nat.wish(at, &key);
+                Wish { keepalive: self.keepalive(link, key).or(wish.keepalive), ..wish }
+            });
         }
         self.hurry_rotation();
     }
@@ -489,9 +507,13 @@ impl Driver for WireguardDriver {
         self.rotation.desires_anew()
     }
 
-    /// That of [`Self::attention`] may be the progress of a rotation, which only the status shows.
+    /// That of [`Self::attention`] may be the progress of a rotation or the way to a peer, which no object of the kernel shows.
     fn changed_peers(&mut self) -> Option<Vec<LeaseKey>> {
-        self.rotation.has_progress().then(Vec::new)
+        (self.rotation.has_progress() | self.nat.has_news()).then(Vec::new)
+    }
+
+    fn holds_anew(&mut self) -> bool {
+        self.nat.holds_anew()
     }
 
     /// Looks at the errors that the devices count. If they grow, a peer may be gone. A device in this process tells when it
@@ -502,6 +524,12 @@ impl Driver for WireguardDriver {
                 () = self.alarm.notified() => return,
                 () = tokio::time::sleep_until(self.rotation.look_at) => {
                     if self.look_at_rotation().await {
+                        return;
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep_until(self.nat.look_at) => {
+                    if self.look_at_nat().await {
                         return;
                     }
                     continue;

@@ -21,6 +21,7 @@
 //! - `tunnel`: one device with what is held in it; `driver`: all of them in the loop. `roster` (the peers that a device should
 //!   have) and `seen` (those that it had last) let a change of one lease look at one peer. Both are pure.
 //! - `rotation`: how nodes change their keys without losing a packet (pure); `driver/rotate` carries it out.
+//! - [`nat`]: how nodes behind NATs reach each other, and who forwards where they can't (pure); `driver/nat` carries it out.
 
 mod backend;
 mod config;
@@ -29,6 +30,7 @@ mod driver;
 pub mod kernel;
 pub mod key;
 pub mod key_file;
+pub mod nat;
 mod peer;
 mod plan;
 pub mod provider;
@@ -42,5 +44,6 @@ pub mod userspace;
 
 pub use backend::WireguardBackend;
 pub use config::{Mode, WireguardConfig};
+pub use nat::NatOptions;
 pub use peer::{NextKey, WireguardData};
 pub use provider::Implementation;

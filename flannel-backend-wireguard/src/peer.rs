@@ -8,17 +8,18 @@ use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::gojson::GoObject;
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Mode, WireguardConfig};
 use crate::key::PublicKey;
+use crate::nat::NatData;
 use crate::rotation::{Phase, Way};
 
 /// The name under which this backend publishes leases.
 pub(crate) const KIND: &str = "wireguard";
 
 /// `BackendData` and `BackendV6Data` of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WireguardData {
     /// The public key of the node's device.
@@ -27,6 +28,8 @@ pub struct WireguardData {
     pub port: Option<u16>,
     /// While the node changes its key: the next key, and where a second device has it already. Go flannel ignores it.
     pub next: Option<NextKey>,
+    /// What the node says about NATs; empty where there are none. Go flannel ignores it.
+    pub nat: NatData,
 }
 
 /// The next key of a node.
@@ -46,15 +49,18 @@ impl NextKey {
     }
 }
 
-/// The data as serde writes it. The names and their order are upstream's, but for `Next`, which upstream doesn't have.
+/// The data as serde writes it. The names and their order are upstream's, but for `Next` and `Nat`, which upstream doesn't
+/// have.
 #[derive(Serialize)]
-struct Wire {
+struct Wire<'a> {
     #[serde(rename = "PublicKey")]
     public_key: String,
     #[serde(rename = "Port")]
     port: u16,
     #[serde(rename = "Next", skip_serializing_if = "Option::is_none")]
-    next: Option<Box<Wire>>,
+    next: Option<Box<Wire<'a>>>,
+    #[serde(rename = "Nat", skip_serializing_if = "Option::is_none")]
+    nat: Option<&'a NatData>,
 }
 
 impl WireguardData {
@@ -62,15 +68,55 @@ impl WireguardData {
     pub fn decode(data: &BackendData) -> Result<Self, String> {
         let object = GoObject::parse(data.as_str()).map_err(|error| format!("is no JSON object: {error}"))?;
         let (public_key, port) = decode_key(&object)?;
-        Ok(Self { public_key, port, next: decode_next(&object) })
+        let nat = object.raw("Nat").map(NatData::decode).unwrap_or_default();
+        Ok(Self { public_key, port, next: decode_next(&object), nat })
+    }
+
+    /// Whether the node publishes more than Go flannel does.
+    fn has_more(&self) -> bool {
+        self.next.is_some() || !self.nat.is_empty()
     }
 
     /// What a node publishes for one family.
-    fn encode(public_key: PublicKey, port: u16, next: Option<NextKey>) -> BackendData {
-        let wire = |key: PublicKey, port, next| Wire { public_key: key.to_string(), port, next };
-        let next = next.map(|next| Box::new(wire(next.public_key, next.port, None)));
-        BackendData::encode(&wire(public_key, port, next)).expect("texts and numbers always encode")
+    fn encode(public_key: PublicKey, port: u16, next: Option<NextKey>, nat: Option<&NatData>) -> BackendData {
+        let key = |key: PublicKey, port| Wire { public_key: key.to_string(), port, next: None, nat: None };
+        let next = next.map(|next| Box::new(key(next.public_key, next.port)));
+        let wire = Wire { next, nat, ..key(public_key, port) };
+        BackendData::encode(&wire).expect("texts and numbers always encode")
     }
+}
+
+/// [`Peer::data`]: what a node publishes for each family beyond what Go flannel does. Only the driver reads it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct More {
+    v4: Option<String>,
+    v6: Option<String>,
+}
+
+impl More {
+    fn add(&mut self, family: Family, data: &WireguardData) {
+        if data.has_more() {
+            let text =
+                WireguardData::encode(data.public_key, data.port.unwrap_or(0), data.next, Some(&data.nat));
+            let place = if family == Family::V4 { &mut self.v4 } else { &mut self.v6 };
+            *place = Some(text.as_str().to_owned());
+        }
+    }
+
+    fn encode(&self) -> Option<BackendData> {
+        let is_any = self.v4.is_some() || self.v6.is_some();
+        is_any.then(|| BackendData::encode(self).expect("texts always encode"))
+    }
+}
+
+/// What a peer's node publishes beyond its key and endpoint, for the device of each family of pods.
+pub(crate) fn more_of(peer: &Peer) -> PerFamily<WireguardData> {
+    let more = peer.data.as_ref().and_then(|data| data.decode::<More>().ok()).unwrap_or_default();
+    let read = |text: Option<String>| {
+        let data = BackendData::parse(&text?).ok()??;
+        WireguardData::decode(&data).ok()
+    };
+    PerFamily { v4: read(more.v4), v6: read(more.v6) }
 }
 
 fn decode_key(object: &GoObject) -> Result<(PublicKey, Option<u16>), String> {
@@ -92,16 +138,18 @@ fn decode_next(object: &GoObject) -> Option<NextKey> {
 
 /// What this node publishes for the families of its pods: for each the port of the device that carries it. Go flannel
 /// publishes `ListenPortV6` for IPv6 in each mode, although a single device does not receive there. `next` is the key of
-/// this node's second devices.
+/// this node's second devices; `nat` is what there is to say of NATs.
 pub(crate) fn attrs(
     config: &WireguardConfig,
     (key, next): (PublicKey, Option<PublicKey>),
     families: &[Family],
     published: PerFamily<IpAddr>,
+    nat: &PerFamily<NatData>,
 ) -> LeaseAttrs {
     let data = |family: Family| {
         let next = next.map(|next| NextKey::new(next, config.second_port(family)));
-        families.contains(&family).then(|| WireguardData::encode(key, config.port(family), next))
+        let nat = nat.get(family).filter(|nat| !nat.is_empty());
+        families.contains(&family).then(|| WireguardData::encode(key, config.port(family), next, nat))
     };
     LeaseAttrs {
         // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
@@ -153,10 +201,10 @@ pub(crate) struct Keys {
 }
 
 /// The objects and claims of another node's lease: a route for each subnet, and a key with its endpoint for each
-/// device. The data has `Next` if [`Peer::data`] is set.
+/// device. [`Peer::data`] is what [`more_of`] reads.
 pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
     PeerError::check_backend(&lease.attrs, KIND)?;
-    let mut peer = Peer::default();
+    let (mut peer, mut more) = (Peer::default(), More::default());
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = paths.links.get(family) else { continue };
@@ -164,10 +212,9 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
             Mode::Separate => family,
             _ => by_family(paths, &lease.attrs.public_ips),
         };
-        let Endpoint { key, at, next } = endpoint(&lease.attrs, by, paths.config)?;
-        if next.is_some() {
-            peer.data = lease.attrs.backend_data.iter().next().map(|(_, data)| data.clone());
-        }
+        let Endpoint { data, at } = endpoint(&lease.attrs, by, paths.config)?;
+        more.add(family, &data);
+        let (key, next) = (data.public_key, data.next);
         let first = Claim::Key(*link, key.0, at.ip(), at.port());
         let second = paths.second.links.get(family).filter(|_| next.is_some() || paths.second.is_own);
         let mut by_link = *link;
@@ -193,6 +240,7 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
     if peer.objects.is_empty() && !paths.links.is_empty() {
         return Err(PeerError::no_common_family());
     }
+    peer.data = more.encode();
     Ok(peer)
 }
 
@@ -210,11 +258,10 @@ pub(crate) fn route(dst: Subnet, link: LinkIndex) -> Route {
     }
 }
 
-/// Where a node is reached, and its key.
+/// Where a node is reached, and what it publishes there.
 struct Endpoint {
-    key: PublicKey,
+    data: WireguardData,
     at: SocketAddr,
-    next: Option<NextKey>,
 }
 
 /// The endpoint that a node publishes in one family of the underlay.
@@ -229,11 +276,15 @@ fn endpoint(attrs: &LeaseAttrs, by: Family, config: &WireguardConfig) -> Result<
     let (data, port) = match config.mode {
         Mode::Separate => {
             let data = data(by)?.ok_or_else(missing)?;
-            (data, data.port.unwrap_or(config.port(by)))
+            let port = data.port.unwrap_or(config.port(by));
+            (data, port)
         }
         // A single device has one key and one port. What Go flannel publishes for IPv6 is no port of it.
         _ => match (data(Family::V4)?, data(Family::V6)?) {
-            (Some(v4), _) => (v4, v4.port.unwrap_or(config.listen_port)),
+            (Some(v4), _) => {
+                let port = v4.port.unwrap_or(config.listen_port);
+                (v4, port)
+            }
             (None, Some(v6)) => {
                 let port = v6.port.filter(|port| *port != config.listen_port_v6);
                 (v6, port.unwrap_or(config.listen_port))
@@ -241,7 +292,7 @@ fn endpoint(attrs: &LeaseAttrs, by: Family, config: &WireguardConfig) -> Result<
             (None, None) => return Err(missing()),
         },
     };
-    Ok(Endpoint { key: data.public_key, at: SocketAddr::new(address, port), next: data.next })
+    Ok(Endpoint { data, at: SocketAddr::new(address, port) })
 }
 
 /// By which family of the underlay a peer of a single device is reached, by upstream's rule: by IPv4, unless that would

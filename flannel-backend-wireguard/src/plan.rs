@@ -33,10 +33,26 @@ pub(crate) struct Desired {
 pub(crate) struct DesiredPeer {
     /// Where its node says that it receives.
     pub(crate) published: SocketAddr,
-    /// The subnets of its leases.
+    /// The subnets of its leases, and of those for which it is the relay.
     pub(crate) allowed_ips: BTreeSet<IpNetwork>,
+    /// How its own case differs from that of other peers.
+    pub(crate) wish: Wish,
+}
+
+/// How a peer's own case differs from that of other peers; the default is that it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
     /// Seconds between keepalive packets, if other than for all peers.
     pub(crate) keepalive: Option<u16>,
+    /// Where to try the peer instead of where its node says that it receives.
+    pub(crate) at: Option<SocketAddr>,
+    /// Whether nothing comes from where it was last heard from, so that another endpoint may be written although its session
+    /// is not over.
+    pub(crate) is_lost: bool,
+    /// The relay that has its subnets.
+    pub(crate) relay: Option<PublicKey>,
+    /// Whether it, or this node, is behind a NAT.
+    pub(crate) is_nat: bool,
 }
 
 /// The published endpoint of each peer that is in force: that was written, or known when the peer was last heard from.
@@ -117,12 +133,13 @@ pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules:
             allowed.remove(ip);
             plan.held_back.push((*ip, *key));
         }
+        let at = wanted.wish.at.unwrap_or(wanted.published);
         let (endpoint, now_settled) = match before {
-            None => (Some(wanted.published), wanted.published),
-            Some(before) => endpoint(wanted.published, before, settled.get(key).copied(), rules),
+            None => (Some(at), at),
+            Some(before) => endpoint(at, wanted.wish.is_lost, before, settled.get(key).copied(), rules),
         };
         plan.settled.insert(*key, now_settled);
-        let keepalive = wanted.keepalive.unwrap_or(want.keepalive);
+        let keepalive = wanted.wish.keepalive.unwrap_or(want.keepalive);
         let change = match before {
             Some(before) if !are_anew => PeerChange {
                 preshared_key: (before.preshared_key != want.psk).then(|| want.psk.clone()),
@@ -172,9 +189,10 @@ pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules:
 ///
 /// A peer is sent to where it was last heard from, which may be another address than it publishes (NAT). That is undone
 /// only if the peer publishes another endpoint than before, and then only if it was heard from at its former one, or
-/// was not heard from for long.
+/// was not heard from for long, or is lost. One that is tried elsewhere counts as publishing that.
 fn endpoint(
     published: SocketAddr,
+    is_lost: bool,
     peer: &PeerState,
     before: Option<SocketAddr>,
     rules: &Rules<'_>,
@@ -187,10 +205,11 @@ fn endpoint(
     if (rules.is_overlay)(seen.ip()) {
         return write;
     }
-    let is_stale = peer.last_handshake.is_none_or(|at| {
-        // A clock that was set back makes it appear to be in the future.
-        rules.now.duration_since(at).is_ok_and(|ago| ago > STALE)
-    });
+    let is_stale = is_lost
+        || peer.last_handshake.is_none_or(|at| {
+            // A clock that was set back makes it appear to be in the future.
+            rules.now.duration_since(at).is_ok_and(|ago| ago > STALE)
+        });
     match before {
         Some(before) if before == published => (None, published),
         Some(before) if seen == before || is_stale => write,

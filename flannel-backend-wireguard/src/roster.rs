@@ -10,7 +10,7 @@ use flannel_core::peers::{Claim, Peer};
 use ipnetwork::IpNetwork;
 
 use crate::key::PublicKey;
-use crate::plan::DesiredPeer;
+use crate::plan::{DesiredPeer, Wish};
 
 /// The desired peers of a device.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Roster {
     entries: BTreeMap<LeaseKey, Entry>,
     /// The leases of each key: two leases of one node share it.
     leases: BTreeMap<PublicKey, BTreeSet<LeaseKey>>,
+    /// The leases whose packets each relay carries.
+    relayed: BTreeMap<PublicKey, BTreeSet<LeaseKey>>,
     /// The keys whose peer differs from the one that was there when this was asked last.
     changed: BTreeSet<PublicKey>,
     /// The number of the present list.
@@ -30,8 +32,8 @@ pub(crate) struct On<'a> {
     pub(crate) link: LinkIndex,
     /// The families of pods that it carries.
     pub(crate) families: &'a [Family],
-    /// The keepalive interval of a key, if it is not that of the config.
-    pub(crate) keepalive: &'a dyn Fn(PublicKey) -> Option<u16>,
+    /// How the case of a key differs from that of others.
+    pub(crate) wish: &'a dyn Fn(PublicKey) -> Wish,
 }
 
 /// What a lease needs of the device.
@@ -39,7 +41,7 @@ pub(crate) struct On<'a> {
 struct Entry {
     key: PublicKey,
     published: SocketAddr,
-    keepalive: Option<u16>,
+    wish: Wish,
     subnets: Vec<IpNetwork>,
     /// The last list that it was in.
     list: u64,
@@ -53,50 +55,77 @@ impl Roster {
         let mut differing = Vec::new();
         for (lease, peer) in peers {
             let Some((key, published)) = key_on(peer, on.link) else { continue };
-            let keepalive = (on.keepalive)(key);
+            let wish = (on.wish)(key);
             let is_known = self.entries.get_mut(lease).is_some_and(|entry| {
                 entry.list = list;
-                (entry.key, entry.published, entry.keepalive) == (key, published, keepalive)
+                (entry.key, entry.published, entry.wish) == (key, published, wish)
                     && entry.subnets.iter().copied().eq(subnets_of(peer, on.families))
             });
             if !is_known {
                 let subnets = subnets_of(peer, on.families).collect();
-                differing.push((*lease, Entry { key, published, keepalive, subnets, list }));
+                differing.push((*lease, Entry { key, published, wish, subnets, list }));
             }
         }
         let mut keys = BTreeSet::new();
-        for (lease, entry) in self.entries.extract_if(.., |_, entry| entry.list != list) {
-            keys.insert(entry.key);
-            self.leases.entry(entry.key).or_default().remove(&lease);
+        let gone: Vec<_> = self.entries.extract_if(.., |_, entry| entry.list != list).collect();
+        for (lease, entry) in gone {
+            self.unlink(lease, &entry, &mut keys);
         }
         for (lease, entry) in differing {
-            let key = entry.key;
-            if let Some(before) = self.entries.insert(lease, entry) {
-                keys.insert(before.key);
-                self.leases.entry(before.key).or_default().remove(&lease);
+            if let Some(before) = self.entries.remove(&lease) {
+                self.unlink(lease, &before, &mut keys);
             }
-            keys.insert(key);
-            self.leases.entry(key).or_default().insert(lease);
+            keys.extend([entry.key].into_iter().chain(entry.wish.relay));
+            self.leases.entry(entry.key).or_default().insert(lease);
+            if let Some(relay) = entry.wish.relay {
+                self.relayed.entry(relay).or_default().insert(lease);
+            }
+            self.entries.insert(lease, entry);
         }
+        // A relay may have come or gone, and with it the way of others.
+        let relayed = keys.iter().filter_map(|key| self.relayed.get(key)).flatten();
+        let relayed: Vec<PublicKey> = relayed.filter_map(|lease| self.key_of(lease)).collect();
+        keys.extend(relayed);
         for key in &keys {
             self.decide(*key);
         }
         self.changed.append(&mut keys);
     }
 
-    /// Computes a peer from its leases.
+    /// Forgets an entry in the indexes. Names the keys that it concerns.
+    fn unlink(&mut self, lease: LeaseKey, entry: &Entry, keys: &mut BTreeSet<PublicKey>) {
+        let of_relay = entry.wish.relay.map(|relay| (relay, &mut self.relayed));
+        for (key, index) in [(entry.key, &mut self.leases)].into_iter().chain(of_relay) {
+            keys.insert(key);
+            if let Some(leases) = index.get_mut(&key) {
+                leases.remove(&lease);
+                if leases.is_empty() {
+                    index.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The relay of a lease, if it is a peer.
+    fn relay_of(&self, entry: &Entry) -> Option<PublicKey> {
+        entry.wish.relay.filter(|relay| *relay != entry.key && self.leases.contains_key(relay))
+    }
+
+    /// Computes a peer from its leases, and from those for which it is the relay.
     fn decide(&mut self, key: PublicKey) {
-        let leases = self.leases.get(&key).into_iter().flatten();
-        let mut entries = leases.filter_map(|lease| self.entries.get(lease));
-        let Some(first) = entries.next() else {
+        let own = self.leases.get(&key).into_iter().flatten();
+        let own: Vec<&Entry> = own.filter_map(|lease| self.entries.get(lease)).collect();
+        let Some(first) = own.first() else {
             self.peers.remove(&key);
-            self.leases.remove(&key);
             return;
         };
-        let mut allowed_ips: BTreeSet<IpNetwork> = first.subnets.iter().copied().collect();
-        allowed_ips.extend(entries.flat_map(|entry| entry.subnets.iter().copied()));
-        let (published, keepalive) = (first.published, first.keepalive);
-        self.peers.insert(key, DesiredPeer { published, allowed_ips, keepalive });
+        let (published, wish) = (first.published, first.wish);
+        let relayed = self.relayed.get(&key).into_iter().flatten();
+        let relayed = relayed.filter_map(|lease| self.entries.get(lease));
+        let relayed = relayed.filter(|entry| self.relay_of(entry) == Some(key));
+        let own = own.into_iter().filter(|entry| self.relay_of(entry).is_none());
+        let allowed_ips = own.chain(relayed).flat_map(|entry| entry.subnets.iter().copied()).collect();
+        self.peers.insert(key, DesiredPeer { published, allowed_ips, wish });
     }
 
     /// The desired peers.
@@ -124,6 +153,12 @@ impl Roster {
         self.leases.get(key).into_iter().flatten()
     }
 
+    /// The relay that carries the packets of a key, by its first lease.
+    pub(crate) fn relay_lease(&self, key: &PublicKey) -> Option<LeaseKey> {
+        let entry = self.entries.get(self.leases.get(key)?.first()?)?;
+        self.leases.get(&self.relay_of(entry)?)?.first().copied()
+    }
+
     /// The key of a lease.
     pub(crate) fn key_of(&self, lease: &LeaseKey) -> Option<PublicKey> {
         self.entries.get(lease).map(|entry| entry.key)
@@ -131,7 +166,7 @@ impl Roster {
 }
 
 /// The key that a peer has on a link, and where it receives.
-fn key_on(peer: &Peer, link: LinkIndex) -> Option<(PublicKey, SocketAddr)> {
+pub(crate) fn key_on(peer: &Peer, link: LinkIndex) -> Option<(PublicKey, SocketAddr)> {
     peer.claims.iter().find_map(|claim| match claim {
         Claim::Key(on, key, at, port) if *on == link => Some((PublicKey(*key), SocketAddr::new(*at, *port))),
         _ => None,
@@ -139,7 +174,7 @@ fn key_on(peer: &Peer, link: LinkIndex) -> Option<(PublicKey, SocketAddr)> {
 }
 
 /// The subnets of a peer in these families.
-fn subnets_of<'a>(peer: &'a Peer, families: &'a [Family]) -> impl Iterator<Item = IpNetwork> + 'a {
+pub(crate) fn subnets_of<'a>(peer: &'a Peer, families: &'a [Family]) -> impl Iterator<Item = IpNetwork> + 'a {
     peer.claims.iter().filter_map(|claim| match claim {
         Claim::Subnet(subnet) if families.contains(&subnet.family()) => Some(IpNetwork::from(*subnet)),
         _ => None,

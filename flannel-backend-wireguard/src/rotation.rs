@@ -38,7 +38,7 @@ pub(crate) const QUIET: Duration = Duration::from_secs(6);
 /// What WireGuard's own messages add to the received bytes: a keepalive, a handshake response, an initiation, and the last
 /// two each with the keepalive that confirms it. A device sends them by itself for a while after its last packet. Packets of
 /// pods add 64 bytes or more, in steps of 16 (paper section 5.4).
-const CONTROL: [u64; 5] = [32, 92, 148, 92 + 32, 148 + 32];
+pub(crate) const CONTROL: [u64; 5] = [32, 92, 148, 92 + 32, 148 + 32];
 
 /// One of the two devices of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

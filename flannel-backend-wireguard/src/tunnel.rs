@@ -11,13 +11,13 @@ use flannel_core::kernel::Link;
 use flannel_core::lease::LeaseKey;
 use flannel_core::peers::Peer;
 use flannel_core::reconcile::Prune;
-use flannel_core::status::{Session, Sessions};
+use flannel_core::status::{Session, SessionPath, Sessions};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Mode, WireguardConfig};
 use crate::device::{Change, Device, DeviceState};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
-use crate::plan::{Desired, DesiredPeer, Plan, Rules, STALE, Settled, plan};
+use crate::plan::{Desired, DesiredPeer, Plan, Rules, STALE, Settled, Wish, plan};
 use crate::roster::{On, Roster};
 use crate::seen::Seen;
 
@@ -139,15 +139,15 @@ impl Tunnel {
         }
     }
 
-    /// Takes over the peers that it should have. Before its link was seen first there are none. `keepalive` says who has
-    /// another interval than that of the config.
+    /// Takes over the peers that it should have. Before its link was seen first there are none. `wish` says whose case
+    /// differs from that of others.
     pub(crate) fn set_peers(
         &self,
         peers: &[(&LeaseKey, &Peer)],
-        keepalive: impl Fn(LinkIndex, PublicKey) -> Option<u16>,
+        wish: impl Fn(LinkIndex, PublicKey) -> Wish,
     ) {
         let Some(link) = self.link.as_ref().map(|link| link.index) else { return };
-        let on = On { link, families: &self.families, keepalive: &|key| keepalive(link, key) };
+        let on = On { link, families: &self.families, wish: &|key| wish(link, key) };
         lock(&self.shared.roster).set(&on, peers.iter().copied());
     }
 
@@ -384,10 +384,14 @@ impl Shared {
     fn joined(&self, state: &DeviceState, now: SystemTime) -> Vec<Session> {
         let roster = lock(&self.roster);
         let mut sessions = Vec::with_capacity(roster.peers().len());
-        for (key, DesiredPeer { published, .. }) in roster.peers() {
+        for (key, DesiredPeer { published, wish, .. }) in roster.peers() {
             let peer = state.peers.get(key);
+            let path = match roster.relay_lease(key) {
+                Some(relay) => Some(SessionPath::Relay(relay)),
+                None => wish.is_nat.then_some(SessionPath::Nat),
+            };
             for lease in roster.leases_of(key) {
-                let session = Session::new(*lease, self.name, &self.families, Some(*published));
+                let session = Session::new(*lease, self.name, &self.families, Some(*published)).path(path);
                 sessions.push(match peer {
                     None => session,
                     Some(peer) => session

@@ -9,7 +9,7 @@ use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_ipip::IpipBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_backend_vxlan::{TxChecksum, VxlanBackend};
-use flannel_backend_wireguard::{WireguardBackend, key_file};
+use flannel_backend_wireguard::{NatOptions, WireguardBackend, key_file};
 use flannel_core::addr::PerFamily;
 use flannel_core::agent::{Agent, AgentBuilder, FirewallOptions, Forward, state_file_of};
 use flannel_core::firewall::gate::{GateOptions, Mode};
@@ -31,8 +31,10 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .strict_underlay(gate(options))
         .tx_checksum(options.vxlan_tx_checksum);
     let udp = UdpOptions::default().layout(options.udp_threads);
-    let wireguard =
-        WireguardBackend::new().implementation(options.wireguard).rotate_every(options.wireguard_rotate);
+    let wireguard = WireguardBackend::new()
+        .implementation(options.wireguard)
+        .rotate_every(options.wireguard_rotate)
+        .nat(NatOptions::new(options.behind_nat, options.relay));
     Agent::builder(store)
         .backend(vxlan)
         .backend(HostGwBackend::new())
@@ -81,6 +83,9 @@ pub(crate) fn rules(options: &Options) -> FirewallOptions {
 
 /// Logs which options have no effect on the backend that the network config names.
 pub(crate) fn name_idle_options(kind: &str, options: &Options) {
+    if kind != "wireguard" && (options.behind_nat || options.relay) {
+        info!(backend = kind, "--behind-nat and --relay have no effect");
+    }
     let why = match kind {
         "host-gw" => "it has no tunnel",
         "ipip" => "that is for vxlan's tunnels",

@@ -15,7 +15,7 @@ pub use event::Event;
 pub use moment::Moment;
 pub use object::Object;
 pub use probes::{FamilyProbe, PeerProbe, Probes, WayProbe};
-pub use session::Session;
+pub use session::{Session, SessionPath};
 
 /// The status of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -273,6 +273,10 @@ impl<D: Driver> Reconciler<D> {
                         self.desire_anew();
                     } else if let Some(peers) = self.driver.changed_peers() {
                         self.book.mark(peers);
+                        if self.driver.holds_anew() {
+                            self.why.add(Why::Desired);
+                            self.set_peers();
+                        }
                     } else {
                         self.repair.begin(Instant::now(), RepairCause::Datapath);
                         self.look_at_all();

@@ -22,7 +22,7 @@ pub use counters::{Counters, Dropped, Traffic, TrafficCounters};
 pub use devices::{DeviceProblems, DeviceStatus};
 pub use histogram::{BOUNDS, Durations, Histogram};
 pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
-pub use sessions::{Session, SessionState, Sessions};
+pub use sessions::{Session, SessionPath, SessionState, Sessions};
 pub use timings::{RepairCounts, RepairKind, Timings};
 
 /// How many problems of a kind a status shows.

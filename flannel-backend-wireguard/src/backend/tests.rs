@@ -1,5 +1,6 @@
 //! The backend on a kernel, devices and a store in memory.
 
+mod nat;
 mod rotation;
 
 use std::collections::BTreeSet;

@@ -237,7 +237,9 @@ impl WireguardDriver {
 
     /// Remembers on which devices a programmed peer is, and by which it is reached.
     pub(super) fn note_rotation_of(&mut self, lease: LeaseKey, peer: &Peer) {
-        if peer.data.is_some() {
+        let is_changing =
+            peer.data.is_some() && peer::more_of(peer).iter().any(|(_, data)| data.next.is_some());
+        if is_changing {
             self.rotation.others.insert(lease);
         }
         if peer.backends.first().is_some_and(|kind| *kind != peer::KIND) {
@@ -254,7 +256,7 @@ impl WireguardDriver {
             };
             let key_on = |on| keys(peer).find(|(link, ..)| *link == on).map(|(_, key, _)| key);
             let (Some(first_key), Some(second_key)) = (key_on(first), key_on(second)) else { continue };
-            let phase = Phase::of(first_key, peer.data.as_ref().map(|_| second_key));
+            let phase = Phase::of(first_key, is_changing.then_some(second_key));
             let is_second =
                 |object: &Object| matches!(object, Object::Route(route) if route.link == Some(second));
             let way = if peer.objects.iter().any(is_second) { Way::Second } else { Way::First };

@@ -51,7 +51,9 @@ fn endpoints(peer: &Peer) -> Vec<(u32, String)> {
 fn publishes_upstreams_bytes_and_the_port_that_receives() {
     let key = KEY.parse().unwrap();
     let published = ours();
-    let json = |keys: &str, published| attrs(&config(keys), (key, None), &Family::ALL, published).to_json();
+    let json = |keys: &str, published| {
+        attrs(&config(keys), (key, None), &Family::ALL, published, &PerFamily::default()).to_json()
+    };
     assert_eq!(
         json("", published),
         record(Some("192.0.2.1"), Some("2001:db8::1"), [Some(51820), Some(51821)])
@@ -62,7 +64,7 @@ fn publishes_upstreams_bytes_and_the_port_that_receives() {
         assert_eq!(json(&keys, published), want, "{mode}: Go flannel publishes 51821 for IPv6");
     }
     let v4 = PerFamily { v6: None, ..published };
-    let only = attrs(&config(""), (key, None), &[Family::V4], v4).to_json();
+    let only = attrs(&config(""), (key, None), &[Family::V4], v4, &PerFamily::default()).to_json();
     assert_eq!(
         only,
         format!(
@@ -152,7 +154,9 @@ fn routed(peer: &Peer) -> Vec<u32> {
 #[test]
 fn the_next_key_is_published_beside_the_present_one() {
     let (key, next) = (KEY.parse().unwrap(), NEXT.parse().unwrap());
-    let json = |keys: &str| attrs(&config(keys), (key, Some(next)), &Family::ALL, ours()).to_json();
+    let json = |keys: &str| {
+        attrs(&config(keys), (key, Some(next)), &Family::ALL, ours(), &PerFamily::default()).to_json()
+    };
     let of = |port: u16| format!(r#""Next":{{"PublicKey":"{NEXT}","Port":{port}}}"#);
     let want = record(Some("192.0.2.1"), Some("2001:db8::1"), [Some(51820), Some(51821)])
         .replace(":51820}", &format!(":51820,{}}}", of(51822)))

@@ -16,7 +16,7 @@ fn ips(list: &[&str]) -> BTreeSet<IpNetwork> {
 }
 
 fn wanted(published: &str, list: &[&str]) -> DesiredPeer {
-    DesiredPeer { published: at(published), allowed_ips: ips(list), keepalive: None }
+    DesiredPeer { published: at(published), allowed_ips: ips(list), wish: Wish::default() }
 }
 
 fn desired(peers: impl IntoIterator<Item = (u8, DesiredPeer)>) -> Desired {
@@ -63,6 +63,33 @@ fn made(want: &Desired) -> (DeviceState, Settled) {
     let plan = planned(want, &state, &Settled::new());
     apply(&mut state, &plan.changes);
     (state, plan.settled)
+}
+
+#[test]
+fn a_peer_is_tried_elsewhere_until_it_is_heard_from_or_when_it_is_lost() {
+    let published = "192.0.2.1:51820";
+    let want = |tried: Option<&str>, is_lost| {
+        let wish = Wish { at: tried.map(at), is_lost, ..Wish::default() };
+        desired([(1, DesiredPeer { wish, ..wanted(published, &["10.5.1.0/24"]) })])
+    };
+    let (mut state, settled) = made(&want(None, false));
+    let tried = planned(&want(Some("198.51.100.1:7"), false), &state, &settled);
+    apply(&mut state, &tried.changes);
+    let endpoint = |state: &DeviceState| state.peers[&key(1)].endpoint.unwrap();
+    assert_eq!(endpoint(&state), at("198.51.100.1:7"));
+    // It answers from another port.
+    state.peers.entry(key(1)).and_modify(|peer| {
+        (peer.last_handshake, peer.endpoint) = (ago(3), Some(at("198.51.100.1:8")));
+    });
+    for (elsewhere, is_lost, writes) in [
+        (Some("198.51.100.1:7"), false, false),
+        (Some("198.51.100.9:9"), false, false),
+        (Some("198.51.100.1:7"), true, false),
+        (Some("198.51.100.9:9"), true, true),
+    ] {
+        let planned = planned(&want(elsewhere, is_lost), &state, &tried.settled);
+        assert_eq!(!planned.changes.is_empty(), writes, "{elsewhere:?} {is_lost}");
+    }
 }
 
 #[test]
@@ -222,7 +249,7 @@ fn any_peers() -> impl Strategy<Value = BTreeMap<u8, DesiredPeer>> {
             let list = list.into_iter().filter(|ip| taken.insert(*ip));
             let allowed = list.map(|ip| format!("10.5.{ip}.0/24").parse().unwrap()).collect();
             let published = at(&format!("192.0.2.{node}:51820"));
-            (n, DesiredPeer { published, allowed_ips: allowed, keepalive: None })
+            (n, DesiredPeer { published, allowed_ips: allowed, wish: Wish::default() })
         };
         peers.into_iter().map(of).collect()
     })

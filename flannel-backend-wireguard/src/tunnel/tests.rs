@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::device::PeerState;
 use crate::peer::route;
+use crate::plan::DesiredPeer;
 use crate::provider::{Provider, create};
 use crate::testing::FakeDevices;
 
@@ -23,6 +24,7 @@ struct Bench {
     tunnel: Tunnel,
     config: WireguardConfig,
     leases: BTreeMap<LeaseKey, Peer>,
+    wishes: BTreeMap<PublicKey, Wish>,
     unknown: Unknown,
 }
 
@@ -53,7 +55,8 @@ impl Bench {
         let mut tunnel = Tunnel::new(NAME, vec![Family::V4]);
         (tunnel.link, tunnel.device, tunnel.is_there) = (Some(link), Some(device), true);
         let config = WireguardConfig::of(&config).unwrap();
-        Self { devices, tunnel, config, leases: BTreeMap::new(), unknown: Unknown::default() }
+        let (leases, wishes, unknown) = Default::default();
+        Self { devices, tunnel, config, leases, wishes, unknown }
     }
 
     fn link(&self) -> LinkIndex {
@@ -73,7 +76,7 @@ impl Bench {
 
     async fn hold(&mut self, read: bool, is_synced: bool) -> Outcome {
         let peers: Vec<_> = self.leases.iter().collect();
-        self.tunnel.set_peers(&peers, |_, _| None);
+        self.tunnel.set_peers(&peers, |_, key| self.wishes.get(&key).copied().unwrap_or_default());
         let key = PrivateKey([8; 32]);
         let common = Common { config: &self.config, key: &key, networks: vec![network()] };
         let prune = Prune::for_tests(is_synced, &self.unknown);
@@ -84,6 +87,20 @@ impl Bench {
     fn content(&self) -> BTreeMap<PublicKey, BTreeSet<IpNetwork>> {
         let peers = self.devices.state(self.link()).peers;
         peers.into_iter().map(|(key, peer)| (key, peer.allowed_ips)).collect()
+    }
+
+    /// Has a relay carry the packets of a peer; `None` for none.
+    fn relay(&mut self, of: u32, relay: Option<u32>) {
+        self.wishes.insert(key(of), Wish { relay: relay.map(key), ..Wish::default() });
+    }
+
+    /// The peers as a roster has them that saw no other list before.
+    fn computed_anew(&self) -> BTreeMap<PublicKey, DesiredPeer> {
+        let mut roster = Roster::default();
+        let wish = |key| self.wishes.get(&key).copied().unwrap_or_default();
+        let on = On { link: self.link(), families: &[Family::V4], wish: &wish };
+        roster.set(&on, self.leases.iter());
+        roster.peers().clone()
     }
 
     fn desired(&self) -> BTreeMap<PublicKey, BTreeSet<IpNetwork>> {
@@ -151,6 +168,45 @@ async fn what_could_not_be_done_is_looked_at_again_until_it_can() {
 }
 
 #[tokio::test]
+async fn a_relay_has_the_addresses_of_who_it_carries_for_and_gives_them_back() {
+    let mut bench = Bench::new().await;
+    (1..=3).for_each(|n| bench.put(n, n, 9));
+    bench.hold(true, true).await;
+    let ips = |bench: &Bench| [1, 2, 3].map(|n| bench.content().get(&key(n)).map_or(9, BTreeSet::len));
+    bench.relay(2, Some(1));
+    bench.devices.take_changes();
+    let outcome = bench.hold(false, true).await;
+    assert_eq!((ips(&bench), outcome.compared), ([2, 0, 1], 2));
+    let order: Vec<PublicKey> = bench.devices.take_changes().iter().map(changed).collect();
+    assert_eq!(order, [key(2), key(1)], "first who had them gives them up");
+    let shown = Shown::default();
+    shown.set(std::slice::from_ref(&bench.tunnel));
+    let paths = || shown.sessions().read().iter().map(|session| session.path).collect::<Vec<_>>();
+    assert_eq!(paths(), [None, Some(SessionPath::Relay(lease(1))), None]);
+    assert_eq!(bench.tunnel.peer_of(&lease(2)), Some((key(2), true)), "as it should be");
+    bench.relay(2, Some(3));
+    bench.hold(false, true).await;
+    assert_eq!(ips(&bench), [1, 0, 2]);
+    // One that is no peer carries nothing.
+    let relay = bench.leases.remove(&lease(3));
+    bench.hold(false, true).await;
+    assert_eq!(ips(&bench), [1, 1, 9]);
+    bench.leases.extend(relay.map(|relay| (lease(3), relay)));
+    bench.hold(false, true).await;
+    assert_eq!(ips(&bench), [1, 0, 2]);
+    bench.relay(2, None);
+    bench.hold(false, true).await;
+    assert_eq!(ips(&bench), [1, 1, 1]);
+}
+
+fn changed(change: &Change) -> PublicKey {
+    match change {
+        Change::Peer(key, _) | Change::RemovePeer(key) => *key,
+        Change::PrivateKey(_) | Change::ListenPort(_) => PublicKey([0; 32]),
+    }
+}
+
+#[tokio::test]
 async fn a_changed_key_or_port_of_this_node_compares_all_and_a_failure_reads_again() {
     let mut bench = Bench::new().await;
     (0..5).for_each(|n| bench.put(n, n, 9));
@@ -162,7 +218,7 @@ async fn a_changed_key_or_port_of_this_node_compares_all_and_a_failure_reads_aga
     bench.devices.fail(Some(io::ErrorKind::PermissionDenied));
     bench.put(6, 6, 9);
     let peers: Vec<_> = bench.leases.iter().collect();
-    bench.tunnel.set_peers(&peers, |_, _| None);
+    bench.tunnel.set_peers(&peers, |_, _| Wish::default());
     let key = PrivateKey([8; 32]);
     let common = Common { config: &bench.config, key: &key, networks: vec![network()] };
     let prune = Prune::for_tests(true, &bench.unknown);
@@ -215,6 +271,8 @@ enum Step {
     Remove(u32),
     /// Somebody else gives an address to a key.
     Meddle(u32, u32),
+    /// A peer gets a relay, or none.
+    Relay(u32, Option<u32>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -222,6 +280,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0_u32..4, 0_u32..4, 9_u8..11).prop_map(|(n, of, at)| Step::Put(n, of, at)),
         2 => (0_u32..4).prop_map(Step::Remove),
         1 => (0_u32..4, 0_u32..6).prop_map(|(n, of)| Step::Meddle(n, of)),
+        3 => (0_u32..4, proptest::option::of(0_u32..5)).prop_map(|(of, relay)| Step::Relay(of, relay)),
     ]
 }
 
@@ -241,6 +300,7 @@ proptest! {
                 match step {
                     Step::Put(n, of, at) => bench.put(n, of, at),
                     Step::Remove(n) => _ = bench.leases.remove(&lease(n)),
+                    Step::Relay(of, relay) => bench.relay(of, relay),
                     Step::Meddle(n, of) => {
                         let ip = IpNetwork::from(lease(n).subnets().v4.unwrap());
                         bench.devices.edit(bench.link(), |state| {
@@ -251,6 +311,8 @@ proptest! {
                     }
                 }
                 bench.hold(read, is_synced).await;
+                let peers = lock(&bench.tunnel.shared.roster).peers().clone();
+                prop_assert_eq!(peers, bench.computed_anew());
                 prop_assert_eq!(
                     lock(&bench.tunnel.shared.seen).as_ref().map(|seen| seen.state().clone()),
                     Some(bench.devices.state(bench.link()))

@@ -220,6 +220,14 @@ pub(crate) struct Options {
     /// change this node's WireGuard key after this time, such as 30d, without losing packets between nodes of ours; 0 for never
     #[arg(long, help_heading = BACKEND, value_name = "INTERVAL", default_value = "0", value_parser = value::interval)]
     pub(crate) wireguard_rotate: Maybe<Duration>,
+    /// with the wireguard backend, this node is behind a NAT, and keeps its sessions open; where a public node sees it, it finds
+    /// that out by itself
+    #[arg(long, help_heading = BACKEND)]
+    pub(crate) behind_nat: bool,
+    /// with the wireguard backend, forward packets between nodes behind NATs that can't reach each other, which this node can
+    /// read then
+    #[arg(long, help_heading = BACKEND)]
+    pub(crate) relay: bool,
     /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
     #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) udp_allow_from: Vec<Subnet>,

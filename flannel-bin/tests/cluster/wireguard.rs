@@ -4,6 +4,7 @@
 mod go;
 mod kernel;
 mod mixed;
+mod nat;
 mod plain;
 mod process;
 mod rotate;
@@ -60,6 +61,11 @@ mod userspace {
         forty_kills_amid_leases_leave_all_as_it_was: forty_kills(&WIREGUARD_USERSPACE, |_| new_folder());
         cleanup_leaves_nothing: all_goes_and_nothing_else(&WIREGUARD_USERSPACE);
         a_restart_costs_a_handshake: process::restart_costs_a_handshake();
+        two_nodes_behind_nats_join_and_a_lost_mapping_comes_back: nat::port_restricted_pair(&WIREGUARD_USERSPACE);
+        a_full_cone_lets_a_symmetric_nat_in: nat::full_cone_and_symmetric(&WIREGUARD_USERSPACE);
+        what_can_not_go_straight_goes_by_a_relay_and_by_the_next_one: nat::relayed(&WIREGUARD_USERSPACE);
+        what_can_go_straight_again_leaves_the_relay: nat::straight_again(&WIREGUARD_USERSPACE);
+        a_relay_carries_nearly_what_it_carries_for_itself: nat::relay_carries(&WIREGUARD_USERSPACE);
         a_port_that_is_taken_is_named_and_taken_once_it_is_free: process::port_taken();
     );
 }
@@ -75,6 +81,8 @@ mod vm {
         kernel_and_user_space_in_one_cluster: mixed::both_ways();
         from_the_kernel_to_user_space_and_back: mixed::there_and_back();
         the_key_changes_without_loss: rotate::rounds(&WIREGUARD, 3, true);
+        two_nodes_behind_nats_join: nat::port_restricted_pair(&WIREGUARD);
+        what_can_not_go_straight_goes_by_a_relay: nat::relayed(&WIREGUARD);
         agents_are_killed_while_the_key_changes: rotate::killed(&WIREGUARD);
     );
 }

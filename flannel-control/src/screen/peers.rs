@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::columns::{Has, Row, lay_out};
 use super::paint::Style;
 use super::reach::{self, Grade, grade, name, path, rtt, verdict, why, worst};
-use super::sessions::{ByLease, by_lease, handshake, sum};
+use super::sessions::{ByLease, by_lease, handshake, sum, way};
 use super::table::{Cell, flow};
 use super::units::{age, count, plural};
 use super::{Detail, Look};
@@ -82,7 +82,7 @@ fn row(peer: &Peer, probes: &Results<'_>, sessions: &ByLease<'_>, look: Look) ->
         both: both(peer, &state, &reached, probe),
         subnets: [all.as_str().into(), first(&all).into()],
         nodes: [nodes.as_str().into(), first(&nodes).into()],
-        path: paths(peer).into(),
+        path: way(of_peer).unwrap_or_else(|| paths(peer)).into(),
         state,
         reached,
         rtt: probe.map(rtt).unwrap_or_default().into(),

@@ -6,7 +6,7 @@ use super::Look;
 use super::paint::Style;
 use super::table::Cell;
 use super::units::{age, bytes, count};
-use crate::wire::{Network, Session};
+use crate::wire::{Network, Session, SessionPath};
 
 /// The sessions of each peer, by lease; empty for backends without sessions.
 pub(super) type ByLease<'a> = BTreeMap<&'a str, Vec<&'a Session>>;
@@ -47,7 +47,17 @@ pub(super) fn sum(sessions: &[&Session], of: fn(&Session) -> u64) -> String {
     if sessions.is_empty() { String::new() } else { bytes(sessions.iter().map(|session| of(session)).sum()) }
 }
 
-/// A session in full, in one line or two.
+/// By which way packets reach a peer, if some session has another than the plain one.
+pub(super) fn way(sessions: &[&Session]) -> Option<String> {
+    let paths: Vec<&SessionPath> = sessions.iter().filter_map(|session| session.path.as_ref()).collect();
+    let relay = paths.iter().find_map(|path| match path {
+        SessionPath::Relay(relay) => Some(format!("relay via {}", relay.replace('-', "/"))),
+        SessionPath::Nat => None,
+    });
+    relay.or_else(|| (!paths.is_empty()).then(|| "nat".to_owned()))
+}
+
+/// A session in full, in a few lines.
 pub(super) fn lines(session: &Session, look: Look) -> Vec<Cell> {
     let Session { device, state, endpoint, published, sent_bytes, received_bytes, .. } = session;
     let (words, style) = match state.as_str() {
@@ -65,5 +75,31 @@ pub(super) fn lines(session: &Session, look: Look) -> Vec<Cell> {
         (None, Some(published)) => format!("published as {published}"),
         (None, None) => "it begins, and so tells where it is".to_owned(),
     };
-    vec![Cell::new(first, style), place.into()]
+    let way = session.path.as_ref().map(|path| match path {
+        SessionPath::Nat => "through a NAT, straight".into(),
+        SessionPath::Relay(relay) => {
+            let relay = relay.replace('-', "/");
+            Cell::new(format!("by the relay {relay}, which can read the packets"), Style::Fair)
+        }
+    });
+    [Cell::new(first, style), place.into()].into_iter().chain(way).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_named_before_a_nat_and_a_plain_way_is_not() {
+        let session = |path: &str| serde_json::from_str::<Session>(&format!("{{{path}}}")).unwrap();
+        let (plain, nat) = (session(""), session(r#""path":"nat""#));
+        let relay = session(r#""path":{"relay":"10.5.8.0-24"}"#);
+        for (sessions, want) in [
+            (&[&plain, &plain][..], None),
+            (&[&plain, &nat], Some("nat")),
+            (&[&nat, &relay], Some("relay via 10.5.8.0/24")),
+        ] {
+            assert_eq!(way(sessions).as_deref(), want);
+        }
+    }
 }

@@ -25,4 +25,17 @@ pub struct Session {
     pub endpoint: Option<String>,
     /// Where the peer says that it receives.
     pub published: Option<String>,
+    /// By which way packets reach the peer, if not straight at where it says that it receives.
+    pub path: Option<SessionPath>,
+}
+
+/// A way of packets to a peer that is not the plain one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SessionPath {
+    /// Straight to the peer, with a NAT in front of it or of this node.
+    Nat,
+    /// By the node of this lease, which forwards them, and can read them.
+    Relay(String),
 }

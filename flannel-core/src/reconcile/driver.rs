@@ -199,6 +199,12 @@ pub trait Driver: Send {
         false
     }
 
+    /// After [`Self::changed_peers`] named peers: whether devices are to contain others than before for the same objects. Then the
+    /// loop calls [`Self::set_peers`] and [`Self::hold`], and what they change is no drift.
+    fn holds_anew(&mut self) -> bool {
+        false
+    }
+
     /// Receives this node's own record, whenever the store has told of it.
     fn own_record(&mut self, attrs: &LeaseAttrs) {
         let _ = attrs;

@@ -36,6 +36,20 @@ pub struct Session {
     pub endpoint: Option<SocketAddr>,
     /// Where the peer says that it receives; `None` if it says nothing for this device.
     pub published: Option<SocketAddr>,
+    /// By which way packets reach the peer, if not straight at where it says that it receives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<SessionPath>,
+}
+
+/// A way of packets to a peer that is not the plain one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SessionPath {
+    /// Straight to the peer, with a NAT in front of it or of this node.
+    Nat,
+    /// By the node of this lease, which forwards them: they are encrypted for it and by it anew, so it can read them.
+    Relay(LeaseKey),
 }
 
 impl Session {
@@ -51,7 +65,14 @@ impl Session {
             received_bytes: 0,
             endpoint: None,
             published,
+            path: None,
         }
+    }
+
+    /// Sets by which way packets reach the peer, if not straight.
+    #[must_use]
+    pub fn path(self, path: Option<SessionPath>) -> Self {
+        Self { path, ..self }
     }
 
     /// Sets when the last handshake was, and by that how far the session is at `now`. It carries packets for `lasts`
@@ -197,6 +218,15 @@ mod tests {
         for state in SessionState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
+    }
+
+    #[test]
+    fn only_a_way_that_is_not_plain_is_named() {
+        let json = |path| serde_json::to_value(session().path(path)).unwrap()["path"].clone();
+        assert_eq!(json(None), serde_json::Value::Null);
+        assert_eq!(json(Some(SessionPath::Nat)), "nat");
+        let relay = SessionPath::Relay("10.5.8.0-24".parse().unwrap());
+        assert_eq!(json(Some(relay)), serde_json::json!({ "relay": "10.5.8.0-24" }));
     }
 
     #[test]

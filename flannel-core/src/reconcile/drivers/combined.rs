@@ -248,6 +248,10 @@ impl Driver for Drivers {
         self.slots.get_mut(self.woke?)?.driver.changed_peers()
     }
 
+    fn holds_anew(&mut self) -> bool {
+        self.woke.and_then(|woke| self.slots.get_mut(woke)).is_some_and(|slot| slot.driver.holds_anew())
+    }
+
     /// A step of this node's own may need other drivers, which is no drift.
     fn desires_anew(&mut self) -> bool {
         match self.woke {
