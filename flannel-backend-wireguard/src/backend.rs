@@ -228,7 +228,7 @@ impl DriverMaker for WireguardBackend {
         };
         info!(by = chosen.provider.name(), why = chosen.why, "WireGuard chosen");
         let kind = chosen.provider.kind();
-        let own = registration.previous.and_then(|previous| Some(&previous.own.as_ref()?.attrs));
+        let own = previous.and_then(|previous| previous.own.as_ref()?.attrs.as_kind(peer::KIND, peer::KIND));
         let driver = WireguardDriver::new(
             netns.clone(),
             wireguard,
@@ -239,7 +239,7 @@ impl DriverMaker for WireguardBackend {
             Rotation::of(&self.key_file, self.rotate_every),
         )
         .recalling(recalled)
-        .across_nats(self.nat, own);
+        .across_nats(self.nat, own.as_ref());
         let devices = driver.names().map(|name| Device::of_kind(name, kind)).collect::<Vec<_>>();
         let state = State::of_backend(peer::KIND, config).devices(devices);
         Ok(Driven::new(peer::KIND, driver, state))
