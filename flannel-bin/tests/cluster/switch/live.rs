@@ -84,7 +84,9 @@ fn between(from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
     let (mut bed, pods, traffic) = bed(4, from);
     bed.store.put_config(&config(to, keys)).unwrap();
     wait_for(&bed, 4, to, from);
-    traffic.iter().for_each(|traffic| traffic.go_on(100));
+    for traffic in &traffic {
+        traffic.go_on(100);
+    }
     for traffic in traffic {
         traffic.assert_no_loss();
     }
@@ -125,7 +127,9 @@ fn refused(from: &'static BackendCase, to: &'static BackendCase) {
             if log.contains("set Backend.LeaveEncryption to true") { Ok(()) } else { Err(log) }
         });
     }
-    traffic.iter().for_each(|traffic| traffic.go_on(100));
+    for traffic in &traffic {
+        traffic.go_on(100);
+    }
     for traffic in traffic {
         traffic.assert_no_loss();
     }

@@ -102,7 +102,7 @@ impl Life {
             never = announce => match never {},
             never = keeper.run() => match never {},
             never = self.tell_events(&mut events) => match never {},
-            never = probes => never,
+            never = Box::pin(probes) => never,
         };
         self.tell_so_far(&mut events);
         self.stopping();
