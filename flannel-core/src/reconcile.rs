@@ -251,11 +251,10 @@ impl<D: Driver> Reconciler<D> {
     /// Keeps the kernel in the desired state until `cancel` fires. It finishes a pass that has begun.
     pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
         let mut leases = leases.ready_chunks(AT_ONCE);
-        let mut _gate = None;
         loop {
             // The first backend with tunnels of the kernel may come later.
-            if let Some(started) = self.guard.as_mut().and_then(|guard| guard.start(&self.events, &cancel)) {
-                _gate = Some(started);
+            if let Some(guard) = &mut self.guard {
+                guard.start(&self.events, &cancel);
             }
             let wake = self.next_wake();
             let is_taking = self.incoming.is_pending();

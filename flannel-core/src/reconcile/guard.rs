@@ -18,11 +18,12 @@ pub(super) struct Guard {
     desk: Desk,
     /// `None` once its task has started.
     gate: Option<Gate>,
+    running: Option<Running>,
     status: watch::Receiver<GateStatus>,
 }
 
-/// Ends the gate's task with the loop, however that ends. The gate's tables stay.
-pub(super) struct Running(JoinHandle<()>);
+/// Ends the gate's task with the loop, however that ends, or with the tunnels. The gate's tables stay.
+struct Running(JoinHandle<()>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -32,17 +33,14 @@ impl Drop for Running {
 
 impl Guard {
     pub(super) fn new((gate, desk): (Gate, Desk)) -> Self {
-        Self { status: desk.status(), desk, gate: Some(gate) }
+        Self { status: desk.status(), desk, gate: Some(gate), running: None }
     }
 
-    /// Starts the gate's task.
-    pub(super) fn start(
-        &mut self,
-        events: &NetworkEventSender,
-        cancel: &CancellationToken,
-    ) -> Option<Running> {
-        let gate = self.gate.take()?;
-        Some(Running(tokio::spawn(gate.run(events.clone(), cancel.clone()))))
+    /// Starts the gate's task, unless it runs.
+    pub(super) fn start(&mut self, events: &NetworkEventSender, cancel: &CancellationToken) {
+        if let Some(gate) = self.gate.take() {
+            self.running = Some(Running(tokio::spawn(gate.run(events.clone(), cancel.clone()))));
+        }
     }
 
     /// Whether the gate keeps tables in the kernel.

@@ -111,6 +111,7 @@ impl<D: Driver> Reconciler<D> {
             return;
         }
         self.ownership.now_present(&made.devices);
+        let has_tunnels = made.devices.iter().any(|device| device.vni.is_some());
         if self.backend != made.backend {
             made.backend.clone_into(&mut self.backend);
             self.probing.send_replace(self.driver.probing());
@@ -119,7 +120,10 @@ impl<D: Driver> Reconciler<D> {
             made.backend.clone_into(&mut state.backend);
             (state.devices, state.beside) = (made.devices, made.beside);
         });
-        if self.guard.is_none() {
+        if !has_tunnels {
+            // Its table goes with the device.
+            self.guard = None;
+        } else if self.guard.is_none() {
             self.guard = self.driver.gate().map(Guard::new);
             let all: Vec<LeaseChange> =
                 self.leases.iter().filter(|it| it.key != self.own).map(LeaseChange::appeared).collect();
