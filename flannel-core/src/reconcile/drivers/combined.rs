@@ -102,13 +102,13 @@ impl Driver for Drivers {
             changed.into_iter().partition(|key| key.strip_prefix("Backend.").is_some_and(Mixing::is_key));
         let target = self.target;
         let applied = match self.slots.iter_mut().find(|slot| slot.kind == target) {
-            Some(slot) if !theirs.is_empty() => {
+            Some(slot) => {
                 let applied = slot.driver.apply_config(next, theirs)?;
                 slot.config = next.clone();
                 applied
             }
             // It is not up yet, and will be with this config.
-            _ => AppliedConfig::new(theirs, Vec::new()),
+            None => AppliedConfig::new(theirs, Vec::new()),
         };
         let AppliedConfig { mut live, mut restart } = applied;
         match &mut self.workshop {
