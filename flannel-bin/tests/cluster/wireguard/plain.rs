@@ -4,9 +4,10 @@ use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::netns::Netns;
 use flannel_lab::ping::system_ping;
 use flannel_lab::pod::Pod;
+use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, VXLAN};
-use crate::harness::{Bed, Folder, Store, Traffic, assert_all_reach_all, new_folder};
+use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, new_folder};
 
 /// Counts what leaves a node by its NIC and is from a pod or for one, as it is or in a VXLAN tunnel: the outer
 /// packets of WireGuard have the addresses of nodes.
@@ -109,16 +110,22 @@ pub(super) fn from_vxlan(case: &'static BackendCase) {
     {
         let plain = Plain::count(&netns);
         for number in 1..=3 {
-            let state = bed.state(number).to_string();
-            assert!(!state.contains("flannel.1 ") && state.contains("flannel-wg"), "{state}");
+            eventually(SOON, "the devices of vxlan to go", || {
+                let state = bed.state(number).to_string();
+                let is_done = !state.contains("flannel.1 ") && state.contains("flannel-wg");
+                if is_done { Ok(()) } else { Err(state) }
+            });
         }
         assert_all_reach_all(&pods, case.mtu(Families::Dual, 1500));
         assert_eq!(plain.seen(), Vec::<String>::new());
     }
     switch(&mut bed, &VXLAN);
     for number in 1..=3 {
-        let state = bed.state(number).to_string();
-        assert!(!state.contains("flannel-wg") && !state.contains("blackhole"), "{state}");
+        eventually(SOON, "the devices of WireGuard to go", || {
+            let state = bed.state(number).to_string();
+            let is_done = !state.contains("flannel-wg") && !state.contains("blackhole");
+            if is_done { Ok(()) } else { Err(state) }
+        });
     }
     assert_all_reach_all(&pods, case.mtu(Families::Dual, 1500));
 }

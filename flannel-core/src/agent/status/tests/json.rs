@@ -16,7 +16,7 @@ use crate::lease::{Lease, LeaseAttrs, LeaseKey, Reception, UnreadableRecord, Unr
 use crate::probe::{FamilyProbe, PeerProbe, ProbeStatus, Verdict, WayProbe};
 use crate::status::{
     Counters, DeviceStatus, PeerPath, Reach, Reason, RefusedObject, RejectedLease, RepairCounts, RepairKind,
-    Session, Sessions, Traffic, TrafficCounters,
+    Session, SessionPath, Sessions, Traffic, TrafficCounters,
 };
 use crate::subnet::{LeaseTerm, StoreRequests};
 
@@ -163,6 +163,7 @@ fn full(phase: Phase) -> AgentStatus {
 
 fn session(now: SystemTime) -> Session {
     let session = Session::new(key(), "flannel-wg", &[Family::V4], "192.0.2.9:51820".parse().ok());
+    let session = session.path(Some(SessionPath::Relay(key())));
     session.endpoint("203.0.113.7:4711".parse().ok()).handshake(Some(now), Duration::from_secs(180), now)
 }
 
