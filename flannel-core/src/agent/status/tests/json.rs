@@ -104,7 +104,7 @@ fn full(phase: Phase) -> AgentStatus {
         last_repair: Some(Duration::from_micros(5)),
         counters: Counters::new(move || vec![traffic.clone()]),
         gate: GateCounters::new(|| Some(GateReading::new(gate::Mode::Enforce, 3, 0))),
-        sessions: Sessions::new(move || vec![session(now)]),
+        sessions: Sessions::new(move || vec![session(now), session(now).path(Some(SessionPath::Nat))]),
         ..network()
     };
     network.problems.node = vec![problem(Subject::Sysctl("net/ipv4/ip_forward".to_owned()))];
