@@ -115,7 +115,8 @@ impl<S: Store> Bed<S> {
     /// Waits until an agent says that it is ready.
     #[track_caller]
     pub(crate) fn wait_ready(&self, number: u8) {
-        if let Err(error) = self.lab.wait_ready(number, SOON) {
+        // A start may have much to list while other tests start as much.
+        if let Err(error) = self.lab.wait_ready(number, 3 * SOON) {
             panic!("{error}");
         }
     }
