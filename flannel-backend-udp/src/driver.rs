@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
 use flannel_core::inspect::Differences;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
@@ -155,20 +155,6 @@ impl UdpDriver {
     }
 }
 
-/// The route of these addresses into the TUN.
-fn by_tun(dst: Subnet, link: LinkIndex) -> Route {
-    Route {
-        dst,
-        metric: Route::default_metric(dst.family()),
-        via: None,
-        link: Some(link),
-        onlink: false,
-        through: Through::Itself,
-        protocol: ROUTE_PROTOCOL,
-        plain: true,
-    }
-}
-
 /// The tunnel as probes see it: packets are the datagrams.
 #[derive(Debug)]
 struct UdpTunnel {
@@ -293,7 +279,7 @@ impl Driver for UdpDriver {
             let host = Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
             objects.push(Object::Address(Address { link, addr: host.into() }));
             if !self.is_shared {
-                objects.push(Object::Route(by_tun(side.network, link)));
+                objects.push(Object::Route(Route::by_device(side.network, link)));
             }
         }
         objects
@@ -314,7 +300,7 @@ impl Driver for UdpDriver {
         if let Some(tun) = self.tun.as_ref().filter(|_| self.is_shared) {
             let nodes = table_peers(&lease.key, &peer, self.port);
             let subnets = nodes.into_iter().flat_map(|node| node.subnets);
-            peer.objects.extend(subnets.map(|subnet| Object::Route(by_tun(subnet, tun.index))));
+            peer.objects.extend(subnets.map(|subnet| Object::Route(Route::by_device(subnet, tun.index))));
         }
         Ok(peer)
     }

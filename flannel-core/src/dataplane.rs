@@ -158,6 +158,11 @@ impl Route {
         }
     }
 
+    /// The route to a subnet through a device that knows itself where its packets go.
+    pub fn by_device(dst: Subnet, link: LinkIndex) -> Self {
+        Self { via: None, ..Self::by_node(dst, dst.base(), link) }
+    }
+
     /// The key of the next-hop object that the route goes through, if it does.
     pub fn next_hop(&self) -> Option<ObjectKey> {
         let spare = match self.through {

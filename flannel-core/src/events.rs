@@ -201,7 +201,7 @@ pub enum NetworkEvent {
         before: String,
         /// The kind of the one that it publishes now.
         after: String,
-        /// How many nodes had not said that they can receive by it.
+        /// How many nodes had not said that they can receive by it, or had no session yet where its tunnel has such.
         unable: usize,
     },
     /// The underlay is another link, or has other addresses.

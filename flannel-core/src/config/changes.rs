@@ -44,7 +44,8 @@ impl BackendConfig {
         self.mixing.changed_keys(&other.mixing).chain(self.own_changed_keys(other)).collect()
     }
 
-    fn own_changed_keys(&self, other: &Self) -> Vec<String> {
+    /// The same without the keys of [`Mixing`](super::Mixing).
+    pub(crate) fn own_changed_keys(&self, other: &Self) -> Vec<String> {
         if self.kind != other.kind {
             return vec!["Backend.Type".to_owned()];
         }

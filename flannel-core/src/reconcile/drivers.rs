@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::driver::Made;
-use super::{Devices, Driver};
+use super::{AppliedConfig, Devices, Driver};
 use crate::backend::{Backend, BackendError, Driven, DriverMaker, DriverNeeds, Registration, Underlay};
 use crate::config::{BackendConfig, ConfigError, NetworkConfig};
 use crate::error::chain;
@@ -168,7 +168,9 @@ impl Drivers {
         let kinds =
             workshop.flat_map(|it| it.recalled.iter().filter_map(|config| Some(it.maker(&config.kind)?.0)));
         for kind in kinds.collect::<Vec<_>>() {
-            self.bring_up(kind, kernel, previous).await;
+            if self.slot(kind).is_none() {
+                self.bring_up(kind, kernel, previous).await;
+            }
         }
     }
 
@@ -320,6 +322,29 @@ impl Drivers {
             backend_data: slot.driver.attrs().backend_data,
         };
         others.map(reception).collect()
+    }
+
+    /// Gives a driver that is up its config, which the network config has changed. One that is not up will be made with it.
+    fn apply_to(&mut self, kind: &str, next: &BackendConfig) -> Result<AppliedConfig, ConfigError> {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.kind == kind) else {
+            return Ok(AppliedConfig::default());
+        };
+        let applied = slot.driver.apply_config(next, slot.config.own_changed_keys(next))?;
+        if applied.restart.is_empty() {
+            slot.config = next.clone();
+        }
+        Ok(applied)
+    }
+
+    /// Gives the drivers beside the configured one the configs that the network config has for them. Returns whether one of
+    /// them takes a restart for that.
+    fn apply_to_accepted(&mut self, next: &BackendConfig) -> Result<bool, ConfigError> {
+        let mut takes_restart = false;
+        for accepted in &next.mixing.accept {
+            let applied = self.apply_to(&accepted.kind, accepted).map_err(|error| error.placed(accepted))?;
+            takes_restart |= !applied.restart.is_empty();
+        }
+        Ok(takes_restart)
     }
 
     /// Checks that this node can run the backends that a config lets it run.

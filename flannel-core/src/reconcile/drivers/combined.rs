@@ -98,26 +98,22 @@ impl Driver for Drivers {
             return self.begin_switch(next, changed);
         }
         self.check(next)?;
-        let (ours, theirs): (Vec<String>, Vec<String>) =
+        let (ours, others): (Vec<String>, Vec<String>) =
             changed.into_iter().partition(|key| key.strip_prefix("Backend.").is_some_and(Mixing::is_key));
-        let target = self.target;
-        let applied = match self.slots.iter_mut().find(|slot| slot.kind == target) {
-            Some(slot) => {
-                let applied = slot.driver.apply_config(next, theirs)?;
-                slot.config = next.clone();
-                applied
-            }
-            // It is not up yet, and will be with this config.
-            None => AppliedConfig::new(theirs, Vec::new()),
+        let AppliedConfig { mut live, mut restart } = if self.slot(self.target).is_some() {
+            self.apply_to(self.target, next)?
+        } else {
+            // It will be made with them.
+            AppliedConfig::new(others, Vec::new())
         };
-        let AppliedConfig { mut live, mut restart } = applied;
-        match &mut self.workshop {
-            Some(workshop) => {
-                workshop.config.backend = next.clone();
-                live.splice(0..0, ours);
-            }
+        if self.apply_to_accepted(next)? {
+            restart.extend(ours);
+        } else if let Some(workshop) = &mut self.workshop {
+            workshop.config.backend = next.clone();
+            live.splice(0..0, ours);
+        } else {
             // It shares the node with none.
-            None => restart.splice(0..0, ours).for_each(drop),
+            restart.splice(0..0, ours).for_each(drop);
         }
         Ok(AppliedConfig::new(live, restart))
     }

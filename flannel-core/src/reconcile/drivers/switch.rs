@@ -21,7 +21,7 @@ impl Drivers {
         next: &BackendConfig,
         changed: Vec<String>,
     ) -> Result<AppliedConfig, ConfigError> {
-        let Some(workshop) = &mut self.workshop else { return Ok(AppliedConfig::new(Vec::new(), changed)) };
+        let Some(workshop) = &self.workshop else { return Ok(AppliedConfig::new(Vec::new(), changed)) };
         let Some((kind, maker)) = workshop.maker(&next.kind) else {
             return Ok(AppliedConfig::new(Vec::new(), changed));
         };
@@ -39,6 +39,12 @@ impl Drivers {
             );
             return Err(ConfigError::new("Backend.Type", Some(kind.to_owned()), problem));
         }
+        // It may be up already: as one that leases name, or since the operator takes a change back, maybe with other keys.
+        let AppliedConfig { mut restart, .. } = self.apply_to(kind, next)?;
+        if self.apply_to_accepted(next)? {
+            restart.push("Backend.Accept".to_owned());
+        }
+        let Some(workshop) = &mut self.workshop else { return Ok(AppliedConfig::default()) };
         // The former one stays allowed, since leases name it until their nodes have changed, too.
         let former = std::mem::replace(&mut workshop.config.backend, next.clone());
         workshop.recalled.retain(|it| it.kind != former.kind && it.kind != next.kind);
@@ -48,7 +54,7 @@ impl Drivers {
             let (before, after) = (self.published.to_owned(), kind.to_owned());
             self.events.push(NetworkEvent::BackendSwitchBegins { before, after });
         }
-        Ok(AppliedConfig::new(changed, Vec::new()))
+        Ok(AppliedConfig::new(changed, restart))
     }
 
     /// Publishes the configured backend once all nodes can receive by it, or have had the time. Returns whether it did.

@@ -11,8 +11,7 @@ use crate::dataplane::Object;
 use crate::lease::Lease;
 use crate::peers::{Peer, PeerError};
 
-/// The objects and claims of a lease on the devices of these backends, the first of which is the one that this node's own
-/// lease names.
+/// The objects and claims of a lease on the devices of these backends.
 pub(super) fn peer(slots: &[Slot], lease: &Lease) -> Result<Peer, PeerError> {
     let [only] = slots else { return among(slots, lease) };
     // Leases of other types, and those without a further way by this one, are refused with the driver's own words.
