@@ -2,6 +2,8 @@
 
 #[path = "etcd/common.rs"]
 mod common;
+#[path = "etcd/config.rs"]
+mod config;
 #[path = "etcd/contract.rs"]
 mod contract;
 #[path = "etcd/faults.rs"]

@@ -166,16 +166,8 @@ impl SubnetManager for LocalSubnetManager {
     fn config_changes(&self) -> Option<ConfigStream> {
         let store = Arc::clone(&self.0);
         let used = store.used_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let read = move || {
-            store.config().map_err(|error| match error {
-                SubnetError::NoConfig { place } => SubnetError::Unavailable {
-                    what: format!("read {place}"),
-                    source: io::Error::from(io::ErrorKind::NotFound).into(),
-                },
-                error => error,
-            })
-        };
-        Some(follow_config(ConfigFile::new(self.0.folder.config_file(), read), used))
+        let file = ConfigFile::new(self.0.folder.config_file(), move || store.config());
+        Some(follow_config(file.may_be_away(), used))
     }
 
     fn identify(&self, identity: Identity) {

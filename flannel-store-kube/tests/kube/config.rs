@@ -65,6 +65,17 @@ async fn what_cannot_be_used_is_told_once_and_a_touch_is_no_change() {
     cluster.write_config(&config(1300));
     let now = soon(changes.next()).await.unwrap().unwrap();
     assert_eq!(now.backend.get::<u16>("MTU").unwrap(), Some(1300));
+    let path = cluster.folder.path().join("net-conf.json");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let problem = loop {
+        // The file may be seen to be gone first.
+        match soon(changes.next()).await.unwrap().unwrap_err() {
+            SubnetError::NoConfig { .. } => {}
+            problem => break problem.to_string(),
+        }
+    };
+    assert!(problem.contains("net-conf.json"), "{problem}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Follows the network config of a store.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::FileWatch;
-use crate::config::NetworkConfig;
+use crate::config::{ConfigError, NetworkConfig};
 use crate::error::chain;
 use crate::subnet::{ConfigStream, SubnetError};
 
@@ -62,13 +63,20 @@ enum Seen {
 pub struct ConfigFile<Read> {
     path: PathBuf,
     read: Read,
+    is_absence_news: bool,
     watch: Option<FileWatch>,
 }
 
 impl<Read: Fn() -> Result<NetworkConfig, SubnetError> + Send> ConfigFile<Read> {
     /// The file at this path, which this function reads.
     pub fn new(path: impl Into<PathBuf>, read: Read) -> Self {
-        Self { path: path.into(), read, watch: None }
+        Self { path: path.into(), read, is_absence_news: true, watch: None }
+    }
+
+    /// The same where a missing file is a folder that is not mounted, which says nothing of the config.
+    #[must_use]
+    pub fn may_be_away(self) -> Self {
+        Self { is_absence_news: false, ..self }
     }
 }
 
@@ -83,7 +91,18 @@ impl<Read: Fn() -> Result<NetworkConfig, SubnetError> + Send> ConfigSource for C
                 }
             }
         }
-        (self.read)()
+        (self.read)().map_err(|error| match error {
+            SubnetError::NoConfig { place } if !self.is_absence_news => SubnetError::Unavailable {
+                what: format!("read {place}"),
+                source: io::Error::from(io::ErrorKind::NotFound).into(),
+            },
+            // Somebody wrote what can't be read, or took the right to read it.
+            SubnetError::Unavailable { what, source } => SubnetError::Config {
+                place: self.path.display().to_string(),
+                source: ConfigError::new("JSON", None, format!("can't {what}: {source}")),
+            },
+            error => error,
+        })
     }
 
     async fn changed(&mut self) {

@@ -152,3 +152,30 @@ async fn a_value_that_changes_twice_in_one_tick_of_the_clock_is_read_again() {
         assert_eq!(scan.live["10.5.8.0-24"].lease().unwrap().attrs, attrs(node));
     }
 }
+
+#[tokio::test]
+async fn changes_of_the_config_are_told() {
+    let dir = store(V4);
+    let store = manager(&dir);
+    let first = store.network_config().await.unwrap();
+    let mut changes = store.config_changes().unwrap();
+    let write = |text: &str| fs::write(dir.path().join("config"), text).unwrap();
+    write(&V4.replace("10.5.", "10.6."));
+    let now = soon(changes.next()).await.unwrap().unwrap();
+    assert_ne!(now, first);
+    write("{");
+    // The file may be seen before its content is there.
+    let problem = soon(changes.next()).await.unwrap().unwrap_err();
+    assert!(matches!(problem, SubnetError::Config { .. }), "{problem}");
+    // A folder that is not mounted says nothing of the config.
+    fs::rename(dir.path().join("config"), dir.path().join("elsewhere")).unwrap();
+    let told = tokio::time::timeout(Duration::from_millis(400), changes.next()).await;
+    assert!(told.is_err(), "{told:?}");
+    write(V4);
+    let now = loop {
+        if let Ok(now) = soon(changes.next()).await.unwrap() {
+            break now;
+        }
+    };
+    assert_eq!(now, first);
+}
