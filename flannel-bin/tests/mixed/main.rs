@@ -51,6 +51,27 @@ async fn a_change_that_is_taken_back_cuts_nobody_off() {
     }
 }
 
+/// A change that is taken back, and one of the keys of a backend that is up beside the configured one: both have the new keys.
+#[tokio::test(start_paused = true)]
+async fn keys_of_a_backend_that_is_up_already_count_at_once() {
+    for after in [1, 300, 5_000] {
+        let mut cluster = Cluster::start(3, Kind::Vxlan).await;
+        cluster.settle().await;
+        cluster.set_type(Kind::HostGw, "");
+        cluster.watch_for(Duration::from_millis(after)).await;
+        cluster.set_type(Kind::Vxlan, r#","MTU":1400"#);
+        let are_changed = |it: &Cluster| it.all_publish(Kind::Vxlan) && it.mtus(Kind::Vxlan) == [1350; 3];
+        cluster.watch_until(Duration::from_secs(60), are_changed).await;
+    }
+    let mut cluster = Cluster::start(3, Kind::HostGw).await;
+    cluster.add_go_node(Kind::Vxlan);
+    cluster.set_type(Kind::HostGw, r#","Accept":["vxlan"]"#);
+    cluster.settle().await;
+    assert_eq!(cluster.mtus(Kind::Vxlan), [1450; 3]);
+    cluster.set_type(Kind::HostGw, r#","Accept":[{"Type":"vxlan","MTU":1400}]"#);
+    cluster.watch_until(Duration::from_secs(5), |it| it.mtus(Kind::Vxlan) == [1350; 3]).await;
+}
+
 /// A node that says nothing of the next backend, such as Go flannel's, holds the change up for the time that the config gives, and
 /// stays reachable after it.
 #[tokio::test(start_paused = true)]

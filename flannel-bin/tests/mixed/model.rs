@@ -82,7 +82,8 @@ struct Running {
 pub(crate) struct Cluster {
     store: FakeStore,
     nodes: Vec<Node>,
-    go: Option<LeaseKey>,
+    /// The lease of a node of Go, and the backend that it names.
+    go: Option<(LeaseKey, Kind)>,
 }
 
 impl Cluster {
@@ -143,14 +144,17 @@ impl Cluster {
     pub(crate) fn add_go_node(&mut self, kind: Kind) {
         let lease = self.store.put(
             "10.5.200.0-24",
-            &format!(r#"{{"PublicIP":"192.0.2.200","PublicIPv6":null,"BackendType":"{kind}"}}"#),
+            &match kind {
+                Kind::Vxlan => r#"{"PublicIP":"192.0.2.200","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:c8"}}"#.to_owned(),
+                _ => format!(r#"{{"PublicIP":"192.0.2.200","PublicIPv6":null,"BackendType":"{kind}"}}"#),
+            },
         );
-        self.go = Some(lease.key);
+        self.go = Some((lease.key, kind));
     }
 
     pub(crate) fn remove_go_node(&mut self) {
         if let Some(go) = self.go.take() {
-            self.store.remove(&go.to_string());
+            self.store.remove(&go.0.to_string());
         }
     }
 
@@ -257,8 +261,8 @@ impl Cluster {
                 let arrives = way(key).is_some_and(|way| received[way as usize]);
                 assert!(arrives, "{when}: from {from} to {to} by {:?}: {:?}", way(key), self.published());
             }
-            if let Some(go) = self.go {
-                assert_eq!(way(go), Some(Kind::HostGw), "{when}: from {from} to the node of Go");
+            if let Some((go, kind)) = self.go {
+                assert_eq!(way(go), Some(kind), "{when}: from {from} to the node of Go");
             }
         }
     }
@@ -277,13 +281,18 @@ impl Cluster {
         names
     }
 
+    /// The MTUs of the nodes' devices of a backend.
+    pub(crate) fn mtus(&self, kind: Kind) -> Vec<u32> {
+        self.nodes.iter().filter_map(|node| Some(node.kernel.link_named(kind.device())?.mtu.0)).collect()
+    }
+
     pub(crate) fn published(&self) -> Vec<String> {
         self.store.leases().iter().map(|lease| lease.attrs.to_json()).collect()
     }
 
     pub(crate) fn all_publish(&self, kind: Kind) -> bool {
         let leases = self.store.leases();
-        let mut ours = leases.iter().filter(|lease| Some(lease.key) != self.go);
+        let mut ours = leases.iter().filter(|lease| self.go.is_none_or(|(go, _)| lease.key != go));
         ours.all(|lease| lease.attrs.backend_type == kind.to_string())
     }
 
