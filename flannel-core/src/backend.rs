@@ -61,6 +61,8 @@ pub struct Registration<'a> {
     pub blackholes: bool,
     /// The backends of the agent, so that this node can run others beside the configured one; see [`Backend::drivers`].
     pub beside: &'a [Arc<dyn Backend>],
+    /// What the store has for a network config, if another one is in force ([`Self::config`]): the loop takes it as a change.
+    pub told: Option<&'a NetworkConfig>,
     /// Where what happens is told from now on: a registration that fails, and is tried again, has done something, too.
     /// The network that comes of it sends its events ([`Network::events`]) there. Without it a network has a sender of its
     /// own.
@@ -76,8 +78,8 @@ impl<'a> Registration<'a> {
         underlay: &'a Underlay,
         subnets: &'a dyn SubnetManager,
     ) -> Self {
-        let (previous, chosen_by, blackholes, beside, events) = (None, None, false, &[], None);
-        Self { netns, config, underlay, subnets, previous, chosen_by, blackholes, beside, events }
+        let (previous, chosen_by, blackholes, beside, told, events) = (None, None, false, &[], None, None);
+        Self { netns, config, underlay, subnets, previous, chosen_by, blackholes, beside, told, events }
     }
 
     /// Sets what this node stored last; see [`Registration::previous`].
@@ -96,6 +98,12 @@ impl<'a> Registration<'a> {
     #[must_use]
     pub fn beside(self, backends: &'a [Arc<dyn Backend>]) -> Self {
         Self { beside: backends, ..self }
+    }
+
+    /// Sets what the store has for a network config; see [`Registration::told`].
+    #[must_use]
+    pub fn told(self, config: Option<&'a NetworkConfig>) -> Self {
+        Self { told: config, ..self }
     }
 
     /// Sets where to tell what happens; see [`Registration::events`].

@@ -89,6 +89,13 @@ impl BackendCase {
         format!(r#"{{{networks},"Backend":{{"Type":"{}"{}}}}}"#, self.kind, self.keys)
     }
 
+    /// The same with further keys of `Backend`, each after a comma.
+    pub(crate) fn config_with(&self, families: Families, keys: &str) -> String {
+        let config = self.config(families);
+        let Some(before) = config.strip_suffix("}}") else { panic!("{config}") };
+        format!("{before}{keys}}}}}")
+    }
+
     /// The pods' MTU on an underlay of this MTU.
     pub(crate) fn mtu(&self, families: Families, underlay: u32) -> u32 {
         underlay - self.overhead[usize::from(families.v6())]

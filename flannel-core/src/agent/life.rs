@@ -106,7 +106,7 @@ impl Life {
 
     async fn start(&self, kernel: &mut dyn Kernel) -> Result<Started, Failure> {
         let mut retry = Retry::new(&self.board);
-        let Prepared { config, backend, managers, underlay, options } = loop {
+        let Prepared { config, told, backend, managers, underlay, options } = loop {
             let prepared = self.prepare(kernel).await?;
             let Some(error) = self.hidden_by(&prepared).await else { break prepared };
             let why = retry.failed(&error, "waiting for a network config that can be used");
@@ -117,7 +117,7 @@ impl Life {
         let mut remarks = addresses::in_network(&config, &options.needed);
 
         self.board.starting(format!("setting up backend {kind} and taking a lease"));
-        let network = self.register(&*backend, &config, &underlay, &options).await?;
+        let network = self.register(&*backend, (&config, told.as_ref()), &underlay, &options).await?;
         let lease = network.lease().clone();
         remarks.extend(addresses::in_subnet(lease.key, &underlay, &self.store.remedy()));
         for remark in &remarks {
@@ -141,7 +141,7 @@ impl Life {
     async fn register(
         &self,
         backend: &dyn Backend,
-        config: &NetworkConfig,
+        (config, told): (&NetworkConfig, Option<&NetworkConfig>),
         underlay: &Underlay,
         options: &UnderlayOptions,
     ) -> Result<Box<dyn Network>, Failure> {
@@ -152,6 +152,7 @@ impl Life {
                 .previous(self.previous.as_ref())
                 .chosen_by(options)
                 .beside(self.backends.all())
+                .told(told)
                 .events(&events)
                 .blackholes(self.blackholes);
             let registered = backend.register(registration).await;

@@ -77,6 +77,9 @@ pub async fn register(
     if let Some(changes) = registration.subnets.config_changes() {
         reconciler.follow_config(registration.config.clone(), changes);
     }
+    if let Some(told) = registration.told {
+        reconciler.fold_config(Ok(told.clone()));
+    }
     if registration.blackholes {
         reconciler.keep_blackholes();
     }

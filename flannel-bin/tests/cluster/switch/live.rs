@@ -52,12 +52,6 @@ fn bed(nodes: u8, case: &'static BackendCase) -> (Bed<Folder>, Vec<Pod>, Vec<Tra
     (bed, pods, traffic)
 }
 
-fn config(case: &BackendCase, keys: &str) -> String {
-    let config = case.config(Families::Dual);
-    let Some(backend) = config.strip_suffix("}}") else { panic!("{config}") };
-    format!("{backend}{keys}}}}}")
-}
-
 /// Waits until all records name this backend and no other, and no device of the other one is left.
 fn wait_for(bed: &Bed<Folder>, nodes: u8, case: &BackendCase, former: &BackendCase) {
     eventually(LONG, "all nodes to publish the other backend, and nothing else", || {
@@ -82,7 +76,7 @@ fn wait_for(bed: &Bed<Folder>, nodes: u8, case: &BackendCase, former: &BackendCa
 
 fn between(from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
     let (mut bed, pods, traffic) = bed(3, from);
-    bed.store.put_config(&config(to, keys)).unwrap();
+    bed.store.put_config(&to.config_with(Families::Dual, keys)).unwrap();
     wait_for(&bed, 3, to, from);
     for traffic in &traffic {
         traffic.go_on(25);
@@ -118,15 +112,10 @@ fn back(from: &'static BackendCase, to: &'static BackendCase) {
 }
 
 fn refused(from: &'static BackendCase, to: &'static BackendCase) {
-    let (bed, _pods, traffic) = bed(2, from);
+    let (mut bed, pods, traffic) = bed(2, from);
     let records = bed.store.records().unwrap();
     bed.store.put_config(&to.config(Families::Dual)).unwrap();
-    for number in 1..=2 {
-        eventually(SOON, "the agent to refuse the config", || {
-            let log = bed.agent(number).log();
-            if log.contains("set Backend.LeaveEncryption to true") { Ok(()) } else { Err(log) }
-        });
-    }
+    (1..=2).for_each(|number| refuses(&bed, number));
     for traffic in &traffic {
         traffic.go_on(25);
     }
@@ -134,4 +123,19 @@ fn refused(from: &'static BackendCase, to: &'static BackendCase) {
         traffic.assert_no_loss();
     }
     assert_eq!(bed.store.records().unwrap(), records, "nothing has changed");
+    // A restart is no word of the operator's.
+    bed.stop(1);
+    bed.spawn(1, &FLAGS);
+    bed.wait_ready(1);
+    refuses(&bed, 1);
+    bed.wait_for_peers(1, 1);
+    assert_all_reach_all(&pods, from.mtu(Families::Dual, 1500));
+    assert_eq!(bed.store.records().unwrap(), records, "nothing has changed");
+}
+
+fn refuses(bed: &Bed<Folder>, number: u8) {
+    eventually(SOON, "the agent to refuse the config", || {
+        let log = bed.agent(number).log();
+        if log.contains("set Backend.LeaveEncryption to true") { Ok(()) } else { Err(log) }
+    });
 }

@@ -105,7 +105,7 @@ pub(super) fn from_vxlan(case: &'static BackendCase) {
     bed.start_all();
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     let pods: Vec<Pod> = (1..=3).map(|number| bed.pod(number)).collect();
-    switch(&mut bed, case);
+    switch(&mut bed, case, "");
     let netns: Vec<Netns> = (1..=3).map(|number| bed.netns(number).clone()).collect();
     {
         let plain = Plain::count(&netns);
@@ -119,7 +119,7 @@ pub(super) fn from_vxlan(case: &'static BackendCase) {
         assert_all_reach_all(&pods, case.mtu(Families::Dual, 1500));
         assert_eq!(plain.seen(), Vec::<String>::new());
     }
-    switch(&mut bed, &VXLAN);
+    switch(&mut bed, &VXLAN, r#","LeaveEncryption":true"#);
     for number in 1..=3 {
         eventually(SOON, "the devices of WireGuard to go", || {
             let state = bed.state(number).to_string();
@@ -130,8 +130,8 @@ pub(super) fn from_vxlan(case: &'static BackendCase) {
     assert_all_reach_all(&pods, case.mtu(Families::Dual, 1500));
 }
 
-fn switch(bed: &mut Bed<Folder>, to: &'static BackendCase) {
-    bed.store.put_config(&to.config(Families::Dual)).unwrap();
+fn switch(bed: &mut Bed<Folder>, to: &'static BackendCase, keys: &str) {
+    bed.store.put_config(&to.config_with(Families::Dual, keys)).unwrap();
     for number in 1..=3 {
         bed.stop(number);
         bed.start(number);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::retry::Retry;
 use super::{AgentEvent, Failure, Life, addresses, rules, texts};
 use crate::addr::{Family, PerFamily};
-use crate::backend::{Backend, Underlay};
+use crate::backend::{Backend, DriverMaker, Underlay};
 use crate::config::NetworkConfig;
 use crate::kernel::Kernel;
 use crate::lease::LeaseAttrs;
@@ -16,6 +16,8 @@ use crate::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 /// What the start reads before it changes anything.
 pub(super) struct Prepared {
     pub(super) config: NetworkConfig,
+    /// What the store has instead, if that would leave encryption without the operator's word.
+    pub(super) told: Option<NetworkConfig>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) managers: rules::Opening,
     pub(super) underlay: Underlay,
@@ -25,7 +27,7 @@ pub(super) struct Prepared {
 impl Life {
     /// Reads the config and checks what this node has for it. Changes nothing.
     pub(super) async fn prepare(&self, kernel: &mut dyn Kernel) -> Result<Prepared, Failure> {
-        let config = self.wait_for_config().await?;
+        let (config, told) = self.without_leaving_encryption(self.wait_for_config().await?);
         let kind = config.backend.kind.clone();
         let networks = config.networks.iter().map(|(_, it)| it.network).collect();
         self.board.emit(AgentEvent::ConfigRead { networks, backend: kind.clone() });
@@ -49,7 +51,28 @@ impl Life {
         options.needed = addresses::needed(kernel, &config, &underlay, &self.store.hosts())
             .await
             .map_err(UnderlayError::from)?;
-        Ok(Prepared { config, backend, managers, underlay, options })
+        Ok(Prepared { config, told, backend, managers, underlay, options })
+    }
+
+    /// The config to begin with, and what the store has if that is another one: a node that encrypts goes on with its backend, as
+    /// it does while it runs, until the operator says that packets may travel unencrypted.
+    fn without_leaving_encryption(&self, told: NetworkConfig) -> (NetworkConfig, Option<NetworkConfig>) {
+        let is_encrypted = |kind: &str| {
+            self.backends
+                .find(kind)
+                .is_ok_and(|backend| backend.drivers().is_some_and(DriverMaker::is_encrypted))
+        };
+        let leaves = |kind: &str| is_encrypted(kind) && !is_encrypted(&told.backend.kind);
+        let previous =
+            self.previous.as_ref().filter(|it| leaves(&it.backend) && !told.backend.mixing.leave_encryption);
+        let configs = previous
+            .into_iter()
+            .flat_map(|it| it.config.iter().map(|config| &config.backend).chain(&it.beside));
+        let former = configs.into_iter().find(|former| previous.is_some_and(|it| it.backend == former.kind));
+        match former {
+            Some(former) => (NetworkConfig { backend: former.clone(), ..told.clone() }, Some(told)),
+            None => (told, None),
+        }
     }
 
     /// Waits as long as necessary: the store may be unavailable, and an operator may still write or correct the config.

@@ -22,7 +22,16 @@ impl Drivers {
         changed: Vec<String>,
     ) -> Result<AppliedConfig, ConfigError> {
         let Some(workshop) = &self.workshop else { return Ok(AppliedConfig::new(Vec::new(), changed)) };
-        let Some((kind, maker)) = workshop.maker(&next.kind) else {
+        let is_encrypted = |kind: &str| workshop.maker(kind).is_some_and(|(_, maker)| maker.is_encrypted());
+        if is_encrypted(self.published) && !is_encrypted(&next.kind) && !next.mixing.leave_encryption {
+            let problem = format!(
+                "packets between nodes are encrypted by {} now and would not be by {}; if that is meant, set \
+                 Backend.LeaveEncryption to true in the same change",
+                self.published, next.kind
+            );
+            return Err(ConfigError::new("Backend.Type", Some(next.kind.clone()), problem));
+        }
+        let Some((kind, _)) = workshop.maker(&next.kind) else {
             return Ok(AppliedConfig::new(Vec::new(), changed));
         };
         let config = workshop.config_of(next);
@@ -30,15 +39,6 @@ impl Drivers {
             backend.check(&config)?;
         }
         super::check(&workshop.backends, &config)?;
-        let is_encrypted = |kind: &str| workshop.maker(kind).is_some_and(|(_, maker)| maker.is_encrypted());
-        if is_encrypted(self.published) && !maker.is_encrypted() && !next.mixing.leave_encryption {
-            let problem = format!(
-                "packets between nodes are encrypted by {} now and would not be by {kind}; if that is meant, set \
-                 Backend.LeaveEncryption to true in the same change",
-                self.published
-            );
-            return Err(ConfigError::new("Backend.Type", Some(kind.to_owned()), problem));
-        }
         // It may be up already: as one that leases name, or since the operator takes a change back, maybe with other keys.
         let AppliedConfig { mut restart, .. } = self.apply_to(kind, next)?;
         if self.apply_to_accepted(next)? {
