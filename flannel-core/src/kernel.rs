@@ -362,6 +362,13 @@ pub trait Kernel: Send {
         Ok(())
     }
 
+    /// Whether the host demands of an IPv4 packet that the route to its source goes by the link by which it came (sysctl
+    /// `rp_filter` 1, RFC 3704 section 2.2). A fake kernel without sysctls does not.
+    async fn checks_sources(&mut self, link: &str) -> Result<bool, KernelError> {
+        let _ = link;
+        Ok(false)
+    }
+
     /// Lets packets of any source that this host has a route to arrive by a link, whichever link that route has (sysctl
     /// `rp_filter` 2, RFC 3704 section 2.4), where the host demands that route to be by the same link. A fake kernel without
     /// sysctls does nothing.

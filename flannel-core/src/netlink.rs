@@ -318,14 +318,18 @@ impl Kernel for Netlink {
         self.netns.set_sysctl(&name, "0").map_err(|source| KernelError::Sysctl { name, source })
     }
 
-    async fn loosen_source_check(&mut self, link: &str) -> Result<(), KernelError> {
+    async fn checks_sources(&mut self, link: &str) -> Result<bool, KernelError> {
         // The larger of both values is in force.
         let read = |of: &str| -> Result<u8, KernelError> {
             let name = format!("ipv4/conf/{of}/rp_filter");
             let text = self.netns.sysctl(&name).map_err(|source| KernelError::Sysctl { name, source })?;
             Ok(text.trim().parse().unwrap_or(0))
         };
-        if read("all")?.max(read(link)?) != 1 {
+        Ok(read("all")?.max(read(link)?) == 1)
+    }
+
+    async fn loosen_source_check(&mut self, link: &str) -> Result<(), KernelError> {
+        if !self.checks_sources(link).await? {
             return Ok(());
         }
         let name = format!("ipv4/conf/{link}/rp_filter");

@@ -280,25 +280,30 @@ impl Drivers {
     }
 
     /// Lets packets of a peer arrive by another device than the one by which this node sends to it: each of both decides by
-    /// what the other one's lease names.
+    /// what the other one's lease names. The underlay's link is the host's, so there it is only said.
     async fn loosen(&mut self, kernel: &mut dyn Kernel, all: &mut Devices) {
-        if self.slots.len() < 2 {
+        let Some(underlay) =
+            self.workshop.as_ref().filter(|_| self.slots.len() > 1).map(|it| it.underlay.link)
+        else {
             return;
-        }
-        let made = self
-            .slots
-            .iter()
-            .flat_map(|slot| slot.made.iter().map(|device| (slot.kind, device.name.clone())));
-        let is_usable = |name: &str| all.shown.iter().any(|device| device.usable && device.name == name);
-        let made: Vec<(&str, String)> = made.filter(|(_, name)| is_usable(name)).collect();
-        for (kind, name) in made {
-            if let Err(error) = kernel.loosen_source_check(&name).await {
+        };
+        for device in all.shown.iter().filter(|device| device.usable) {
+            let name = &device.name;
+            let why = if device.link != underlay {
+                kernel.loosen_source_check(name).await.err().map(|error| chain(&error))
+            } else {
+                match kernel.checks_sources(name).await {
+                    Ok(checks) => checks.then(|| "rp_filter is 1".to_owned()),
+                    Err(error) => Some(chain(&error)),
+                }
+            };
+            if let Some(why) = why {
                 let cause = format!(
-                    "backend {kind}: {}; packets from peers that this node reaches by another backend are dropped",
-                    chain(&error)
+                    "{name}: {why}, so packets are dropped that come by it from peers which this node reaches by another \
+                     backend"
                 );
-                let reason = Reason::new(cause, "set net.ipv4.conf.all.rp_filter=2 on this host");
-                all.partial.push(Problem::new(Subject::Device, Harm::Some, reason));
+                let advice = format!("set net.ipv4.conf.{name}.rp_filter=2 on this host");
+                all.partial.push(Problem::new(Subject::Device, Harm::Some, Reason::new(cause, advice)));
             }
         }
     }

@@ -7,7 +7,7 @@ use flannel_lab::pod::Pod;
 use flannel_lab::wait::{eventually, patiently};
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
-use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, new_folder};
+use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, new_folder};
 
 /// How long a change takes at most: devices, one round of records, ten seconds without a packet by the former backend.
 const LONG: Duration = Duration::from_secs(60);
@@ -26,13 +26,32 @@ rows! {
     udp_to_wireguard: between(&UDP, &WIREGUARD_USERSPACE, "");
     wireguard_to_vxlan: between(&WIREGUARD_USERSPACE, &VXLAN, r#","LeaveEncryption":true"#);
     wireguard_to_udp: between(&WIREGUARD_USERSPACE, &UDP, r#","LeaveEncryption":true"#);
+    vxlan_to_udp_on_strict_hosts: on_strict_hosts(&VXLAN, &UDP);
+    host_gw_on_strict_hosts_is_named: named(&VXLAN, &HOST_GW);
     taken_back_at_once: back(&VXLAN, &UDP);
     encryption_is_not_left_by_accident: refused(&WIREGUARD_USERSPACE, &VXLAN);
 }
 
+/// Nodes, their pods, and the traffic between these.
+type Scene = (Bed<Folder>, Vec<Pod>, Vec<Traffic>);
+
 /// Nodes with a backend, and traffic between their pods, all around.
-fn bed(nodes: u8, case: &'static BackendCase) -> (Bed<Folder>, Vec<Pod>, Vec<Traffic>) {
+fn bed(nodes: u8, case: &'static BackendCase) -> Scene {
+    bed_of(Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap(), nodes, case)
+}
+
+/// The same on hosts that demand that packets come by the link of the route to their source.
+fn strict_bed(nodes: u8, case: &'static BackendCase) -> Scene {
     let cluster = Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap();
+    for node in cluster.nodes() {
+        for conf in ["all", "default"] {
+            node.netns().sysctl(&format!("net.ipv4.conf.{conf}.rp_filter"), "1").unwrap();
+        }
+    }
+    bed_of(cluster, nodes, case)
+}
+
+fn bed_of(cluster: Cluster, nodes: u8, case: &'static BackendCase) -> Scene {
     let mut bed = Bed::new(cluster, new_folder(), case, Families::Dual);
     for number in 1..=nodes {
         bed.spawn(number, &FLAGS);
@@ -75,7 +94,15 @@ fn wait_for(bed: &Bed<Folder>, nodes: u8, case: &BackendCase, former: &BackendCa
 }
 
 fn between(from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
-    let (mut bed, pods, traffic) = bed(3, from);
+    switch(bed(3, from), from, to, keys);
+}
+
+fn on_strict_hosts(from: &'static BackendCase, to: &'static BackendCase) {
+    switch(strict_bed(3, from), from, to, "");
+}
+
+fn switch(scene: Scene, from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
+    let (mut bed, pods, traffic) = scene;
     bed.store.put_config(&to.config_with(Families::Dual, keys)).unwrap();
     wait_for(&bed, 3, to, from);
     for traffic in &traffic {
@@ -131,6 +158,16 @@ fn refused(from: &'static BackendCase, to: &'static BackendCase) {
     bed.wait_for_peers(1, 1);
     assert_all_reach_all(&pods, from.mtu(Families::Dual, 1500));
     assert_eq!(bed.store.records().unwrap(), records, "nothing has changed");
+}
+
+fn named(from: &'static BackendCase, to: &'static BackendCase) {
+    let (bed, _pods, traffic) = strict_bed(2, from);
+    bed.store.put_config(&to.config(Families::Dual)).unwrap();
+    eventually(SOON, "the strict underlay to be named", || {
+        let answer = http_get(bed.netns(1), 8471, "/readyz");
+        if answer.contains("net.ipv4.conf.eth0.rp_filter=2") { Ok(()) } else { Err(answer) }
+    });
+    drop(traffic);
 }
 
 fn refuses(bed: &Bed<Folder>, number: u8) {
