@@ -69,6 +69,10 @@ impl DriverMaker for UdpBackend {
         ""
     }
 
+    fn is_proven(&self) -> bool {
+        true
+    }
+
     async fn driver(&self, needs: DriverNeeds<'_>, _: &mut dyn Kernel) -> Result<Driven, BackendError> {
         let DriverNeeds { netns, config, underlay, .. } = needs;
         let udp = UdpConfig::parse(&config.backend)?;

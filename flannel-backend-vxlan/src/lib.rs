@@ -156,6 +156,10 @@ impl DriverMaker for VxlanBackend {
         peer::KIND
     }
 
+    fn is_proven(&self) -> bool {
+        true
+    }
+
     async fn driver(&self, needs: DriverNeeds<'_>, kernel: &mut dyn Kernel) -> Result<Driven, BackendError> {
         let DriverNeeds { netns, config, underlay, known, .. } = needs;
         let vxlan = VxlanConfig::of(config)?;

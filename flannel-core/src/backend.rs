@@ -3,6 +3,7 @@
 mod host_problem;
 mod maker;
 mod probing;
+mod proofs;
 mod upstream;
 
 use std::error::Error;
@@ -36,6 +37,7 @@ pub use crate::underlay::Underlay;
 pub use host_problem::HostProblem;
 pub use maker::{Driven, DriverMaker, DriverNeeds};
 pub use probing::{Answers, ChecksumSwitch, Probing, Tunnel};
+pub use proofs::{PathFact, PathProofs, Proven};
 pub use upstream::why_not;
 
 /// What a backend needs to register. [`Registration::new`] takes what every registration needs.

@@ -110,6 +110,11 @@ impl BackendConfig {
         object.names().map(str::to_owned).collect()
     }
 
+    /// Where it stands in the network config.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// The keys other than `Type`, those of [`Mixing`], and those of `known`, in lower case. They have no effect, which
     /// the backend logs.
     pub fn names_besides(&self, known: &[&str]) -> Vec<String> {

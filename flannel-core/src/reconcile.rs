@@ -268,7 +268,10 @@ impl<D: Driver> Reconciler<D> {
                     continue;
                 }
                 () = self.driver.attention() => {
-                    if self.driver.desires_anew() {
+                    let redirected = self.driver.redirected_peers();
+                    if !redirected.is_empty() {
+                        self.compute_again(redirected);
+                    } else if self.driver.desires_anew() {
                         self.desire_anew();
                     } else if let Some(peers) = self.driver.changed_peers() {
                         self.book.mark(peers);

@@ -27,6 +27,7 @@ pub use wire::StateError;
 
 use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
+use crate::backend::Proven;
 use crate::config::{BackendConfig, NetworkConfig};
 use crate::guarded;
 use crate::kernel::{Link, VxlanLink};
@@ -87,6 +88,8 @@ pub struct State {
     pub devices: Vec<Device>,
     /// The configs of the backends that the node ran beside the configured one.
     pub beside: Vec<BackendConfig>,
+    /// What probes had proven about the ways to peers, as far as the agent acted on it.
+    pub proven: BTreeMap<LeaseKey, Proven>,
     /// Whether others put the routes to peers, such as an operator's commands. Then a route without our protocol is
     /// theirs, even if it leads to a subnet by the node that had it.
     pub routes_of_others: bool,

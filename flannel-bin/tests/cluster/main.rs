@@ -9,6 +9,7 @@ mod cleanup;
 mod connectivity;
 mod control;
 mod crowd;
+mod detour;
 mod direct;
 mod doctor;
 #[cfg(feature = "etcd")]

@@ -128,9 +128,49 @@ async fn what_a_config_does_not_accept_is_not_run() {
     cluster.watch_until(Duration::from_secs(60), |it| it.all_run_only(Kind::Vxlan)).await;
 }
 
+/// The backends for detours of a network of vxlan.
+const FALLBACK: &str = r#","SwitchAfter":5,"Fallback":["host-gw","ipip"]"#;
+
+/// One direction is blocked, then the first detour, too, then all ways; an agent restarts in between, and the change of
+/// the backend takes all of it away.
+#[tokio::test(start_paused = true)]
+async fn a_way_that_is_blocked_is_left_until_it_is_open_again() {
+    let mut cluster = Cluster::start(3, Kind::Vxlan).await;
+    cluster.set_type(Kind::Vxlan, FALLBACK);
+    cluster.settle().await;
+    assert_eq!(cluster.devices(0), ["eth0", "flannel.1", "flannel.ipip"], "they are up in advance");
+    cluster.block(0, 1, Kind::Vxlan, true);
+    cluster.probe_for(Duration::from_secs(2)).await;
+    let ways = |it: &Cluster| [it.way(0, 1), it.way(1, 0), it.way(0, 2)].map(Option::unwrap);
+    assert_eq!(ways(&cluster), [Kind::HostGw, Kind::Vxlan, Kind::Vxlan]);
+    cluster.restart(0).await;
+    cluster.must_be_connected("after a restart");
+    assert_eq!(ways(&cluster), [Kind::HostGw, Kind::Vxlan, Kind::Vxlan], "it is remembered");
+    cluster.block(0, 1, Kind::HostGw, true);
+    cluster.probe_for(Duration::from_secs(2)).await;
+    assert_eq!(ways(&cluster)[0], Kind::Ipip);
+    cluster.block(0, 1, Kind::Ipip, true);
+    cluster.probe_for(Duration::from_secs(2)).await;
+    assert_eq!(ways(&cluster)[0], Kind::Vxlan, "no way is better than its own");
+    cluster.block(0, 1, Kind::HostGw, false);
+    cluster.probe_for(Duration::from_secs(62)).await;
+    assert_eq!(ways(&cluster)[0], Kind::HostGw, "all are tried again after a while");
+    cluster.block(0, 1, Kind::Vxlan, false);
+    cluster.probe_for(Duration::from_secs(58)).await;
+    assert_eq!(ways(&cluster)[0], Kind::HostGw);
+    cluster.probe_for(Duration::from_secs(5)).await;
+    assert_eq!(ways(&cluster), [Kind::Vxlan; 3]);
+    cluster.block(0, 1, Kind::Vxlan, true);
+    cluster.probe_for(Duration::from_secs(2)).await;
+    cluster.set_type(Kind::Vxlan, "");
+    cluster.probe_for(Duration::from_secs(60)).await;
+    assert!(cluster.all_run_only(Kind::Vxlan), "{:?}", cluster.published());
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Switch(Kind),
+    Block(usize, usize, Kind, bool),
     Restart(usize),
     Stop(usize),
     Join,
@@ -142,7 +182,8 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let kind = prop::sample::select(Kind::ALL.to_vec());
     prop_oneof![
-        3 => kind.prop_map(Action::Switch),
+        3 => kind.clone().prop_map(Action::Switch),
+        3 => (0..4_usize, 0..4_usize, kind, any::<bool>()).prop_map(|(from, to, by, is)| Action::Block(from, to, by, is)),
         2 => (0..6_usize).prop_map(Action::Restart),
         1 => (0..6_usize).prop_map(Action::Stop),
         1 => Just(Action::Join),
@@ -156,21 +197,24 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Whatever happens: when things are quiet each pair of live nodes is connected in both directions, by devices that both
-    /// have, and nothing of a former backend is left. An agent that has just started has the time to store what proves that its
+    /// have and, if the network has detours, by a way that is not blocked, and nothing of a former backend is left. An agent that has just started has the time to store what proves that its
     /// devices are its own.
     #[test]
     fn whatever_happens_all_pairs_are_connected_in_the_end(actions in prop::collection::vec(action(), 1..14)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
+            let keys = |kind: Kind| if kind == Kind::Vxlan { FALLBACK } else { r#","SwitchAfter":5"# };
             let mut cluster = Cluster::start(3, Kind::Vxlan).await;
+            cluster.set_type(Kind::Vxlan, FALLBACK);
             cluster.settle().await;
             let mut last = Kind::Vxlan;
             for action in &actions {
                 match action {
                     Action::Switch(kind) => {
                         last = *kind;
-                        cluster.set_type(*kind, r#","SwitchAfter":5"#);
+                        cluster.set_type(*kind, keys(*kind));
                     }
+                    Action::Block(from, to, by, is_blocked) => cluster.block(*from, *to, *by, *is_blocked),
                     Action::Restart(node) => {
                         cluster.restart(*node).await;
                         cluster.settle().await;
@@ -182,12 +226,20 @@ proptest! {
                     }
                     Action::Leave(node) => cluster.leave(*node).await,
                     Action::Damage(node) => cluster.damage(*node),
-                    Action::Pause(ms) => tokio::time::sleep(Duration::from_millis(*ms)).await,
+                    Action::Pause(ms) => cluster.probe_for(Duration::from_millis(*ms)).await,
                 }
             }
             cluster.restart_all().await;
-            tokio::time::sleep(Duration::from_secs(180)).await;
+            cluster.probe_for(Duration::from_secs(180)).await;
             cluster.must_be_connected(&format!("{actions:?}"));
+            if last == Kind::Vxlan {
+                // A pair without any way tries all of them once a minute.
+                cluster.no_packet_is_lost_that_could_arrive(&format!("{actions:?}"));
+            }
+            cluster.unblock_all();
+            cluster.set_type(last, r#","SwitchAfter":5"#);
+            cluster.probe_for(Duration::from_secs(60)).await;
+            cluster.must_be_connected(&format!("without detours: {actions:?}"));
             assert!(cluster.all_publish(last) && cluster.all_run_only(last), "{actions:?}: {:?}", cluster.published());
         });
     }

@@ -1,6 +1,6 @@
 //! The cluster: nodes with kernels of their own and one store, and who reaches whom by what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_ipip::IpipBackend;
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
-use flannel_core::backend::{Backend, Registration, Underlay};
+use flannel_core::backend::{Backend, PathFact, PathProofs, Registration, Underlay};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::dataplane::{Object, Route};
 use flannel_core::kernel::LinkAddress;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A backend of the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Vxlan,
     HostGw,
@@ -69,6 +69,8 @@ struct Node {
     stored: Option<State>,
     state: Option<watch::Receiver<State>>,
     running: Option<Running>,
+    /// Where its prober tells what it has proven.
+    proofs: Option<PathProofs>,
     /// When it joined, and when its agent was stopped last.
     joined: Instant,
     stopped: Instant,
@@ -84,11 +86,14 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// The lease of a node of Go, and the backend that it names.
     go: Option<(LeaseKey, Kind)>,
+    /// By what packets from one node to another one are lost.
+    blocked: BTreeSet<(usize, usize, Kind)>,
 }
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize, kind: Kind) -> Self {
-        let mut cluster = Self { store: FakeStore::new(config(kind, "")), nodes: Vec::new(), go: None };
+        let (store, blocked) = (FakeStore::new(config(kind, "")), BTreeSet::new());
+        let mut cluster = Self { store, nodes: Vec::new(), go: None, blocked };
         for _ in 0..nodes {
             cluster.join().await;
         }
@@ -133,6 +138,7 @@ impl Cluster {
             stored: None,
             state: None,
             running: None,
+            proofs: None,
             joined: Instant::now(),
             stopped: Instant::now(),
         };
@@ -207,6 +213,73 @@ impl Cluster {
         let route = objects.iter().find(|object| matches!(object, Object::Route(_)));
         if let Some(route) = route {
             node.kernel.delete(&route.key(), true);
+        }
+    }
+
+    /// Lets packets from one node to another one be lost, or arrive again.
+    pub(crate) fn block(&mut self, from: usize, to: usize, by: Kind, is_blocked: bool) {
+        if is_blocked {
+            self.blocked.insert((from, to, by));
+        } else {
+            self.blocked.remove(&(from, to, by));
+        }
+    }
+
+    pub(crate) fn unblock_all(&mut self) {
+        self.blocked.clear();
+    }
+
+    /// Lets time pass in which each node's prober visits all peers once a second.
+    pub(crate) async fn probe_for(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_secs(1).min(until - Instant::now())).await;
+            self.probe();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    /// What the prober of each node tells of the peers whose leases name its own backend.
+    fn probe(&self) {
+        let live =
+            || self.nodes.iter().enumerate().filter_map(|(at, it)| Some((at, it, it.lease.as_ref()?.key)));
+        let types: BTreeMap<LeaseKey, String> =
+            self.store.leases().iter().map(|lease| (lease.key, lease.attrs.backend_type.clone())).collect();
+        for (from, node, own) in live().filter(|(_, node, _)| node.running.is_some()) {
+            let Some(proofs) = &node.proofs else { continue };
+            for (to, _, key) in live().filter(|(_, _, key)| *key != own && types.get(key) == types.get(&own))
+            {
+                let Some(kind) =
+                    Kind::ALL.into_iter().find(|kind| types.get(&own) == Some(&kind.to_string()))
+                else {
+                    continue;
+                };
+                let Some(way) = self.way(from, to) else { continue };
+                let is_blocked = |by: Kind| self.blocked.contains(&(from, to, by));
+                let tell = |fact| proofs.tell(key, Family::V4, &fact, Instant::now());
+                if is_blocked(way) {
+                    tell(PathFact::Blocked { by: (way != kind).then(|| way.to_string()) });
+                }
+                if way != kind || !is_blocked(way) {
+                    tell(PathFact::Tunnel { is_open: Some(!is_blocked(kind)) });
+                }
+            }
+        }
+    }
+
+    /// Of each pair of live nodes that has a way by which packets arrive, one is taken.
+    pub(crate) fn no_packet_is_lost_that_could_arrive(&self, when: &str) {
+        let live: Vec<usize> = (0..self.nodes.len()).filter(|at| self.nodes[*at].lease.is_some()).collect();
+        for from in &live {
+            for to in live.iter().filter(|to| *to != from) {
+                let arrives = |by: &Kind| !self.blocked.contains(&(*from, *to, *by));
+                let way = self.way(*from, *to).unwrap();
+                assert!(
+                    arrives(&way) || !Kind::ALL.iter().any(arrives),
+                    "{when}: from {from} to {to} by {way}, {:?} are blocked",
+                    self.blocked
+                );
+            }
         }
     }
 
@@ -319,6 +392,7 @@ impl Node {
         let (lease, attrs) = (network.lease().clone(), network.attrs());
         self.lease = Some(lease.clone());
         self.state = Some(network.state());
+        self.proofs = network.probing().and_then(|probing| probing.proofs);
         let (cancel, store) = (CancellationToken::new(), self.store.clone());
         let run = network.run(store.watch_leases(), cancel.clone());
         let run = tokio::spawn(async move { run.await.unwrap() });

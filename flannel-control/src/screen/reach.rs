@@ -14,7 +14,7 @@ pub(super) enum Grade {
     Trouble,
     /// It does not answer, and nothing proves that it should.
     Unknown,
-    /// It answers, but not to everything.
+    /// It answers, but not to everything, or by a detour.
     Limited,
     /// It was not probed yet.
     Untested,
@@ -27,7 +27,7 @@ pub(super) fn grade(verdict: &str) -> Grade {
     match verdict {
         "reachable" => Grade::Good,
         "untested" => Grade::Untested,
-        "icmp-filtered" => Grade::Limited,
+        "icmp-filtered" | "bridged" => Grade::Limited,
         "unknown" => Grade::Unknown,
         _ => Grade::Trouble,
     }
@@ -85,7 +85,7 @@ pub(super) fn rtt(probe: &PeerProbe) -> String {
     let Some((_, worst)) = worst(probe) else { return String::new() };
     let is_answered = matches!(
         worst.verdict.as_str(),
-        "reachable" | "icmp-filtered" | "mtu-hole" | "checksum-offload" | "untested"
+        "reachable" | "icmp-filtered" | "bridged" | "mtu-hole" | "checksum-offload" | "untested"
     );
     worst.overlay.rtt_us.filter(|_| is_answered).map(micros).unwrap_or_default()
 }

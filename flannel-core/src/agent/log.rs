@@ -3,6 +3,7 @@
 use tracing::{debug, error, info, warn};
 
 use super::event::AgentEvent;
+use crate::probe::Verdict;
 
 pub(super) fn write(event: &AgentEvent) {
     match event {
@@ -74,7 +75,9 @@ pub(super) fn write(event: &AgentEvent) {
         }
         AgentEvent::PeerJudged { lease, family, verdict, text, evidence, remedy, .. } => {
             let evidence = evidence.join(", ");
-            if verdict.is_trouble() {
+            if *verdict == Verdict::Bridged {
+                warn!(subnet = %lease, %family, verdict = %text, evidence, remedy, "peer is reached by a detour");
+            } else if verdict.is_trouble() {
                 warn!(subnet = %lease, %family, verdict = %text, evidence, remedy, "peer is not reached");
             } else {
                 info!(subnet = %lease, %family, verdict = %text, evidence, "verdict about a peer changed");

@@ -310,7 +310,7 @@ fn of_probes(probes: &ProbeStatus, reasons: &mut Vec<Condition>, notes: &mut Vec
     let condition = |text: String| Condition::new(ConditionKind::Probes, text);
     reasons.extend(probes.waiting.clone().map(condition));
     let mut troubles: Vec<_> =
-        probes.counts.iter().filter(|(verdict, count)| verdict.is_trouble() && *count > 0).collect();
+        probes.counts.iter().filter(|(verdict, count)| verdict.is_fault() && *count > 0).collect();
     troubles.reverse();
     notes.extend(troubles.into_iter().map(|(verdict, count)| {
         let mut peers =

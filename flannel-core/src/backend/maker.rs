@@ -25,6 +25,12 @@ pub trait DriverMaker: Send + Sync {
         false
     }
 
+    /// Whether probes can send packets by hand through its tunnel ([`Tunnel::wrap`](super::Tunnel::wrap)). They prove that it is
+    /// blocked, and that it is not any more while peers are reached by another backend.
+    fn is_proven(&self) -> bool {
+        false
+    }
+
     /// Makes the driver, and what the state file is to have of it. It may read the kernel, but changes nothing there: the loop
     /// asks the driver for its devices afterwards.
     async fn driver(&self, needs: DriverNeeds<'_>, kernel: &mut dyn Kernel) -> Result<Driven, BackendError>;

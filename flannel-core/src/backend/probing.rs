@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::PathProofs;
 use crate::addr::{Family, MacAddr, PerFamily};
 use crate::status::Sessions;
 
@@ -23,13 +24,15 @@ pub struct Probing {
     pub checksums: Option<ChecksumSwitch>,
     /// What the tunnel itself knows of each peer. Verdicts about peers that do not answer name it.
     pub sessions: Sessions,
+    /// Where the proofs go about the ways to single peers, if the loop acts on them.
+    pub proofs: Option<PathProofs>,
 }
 
 impl Probing {
     /// Probes of a network whose nodes answer like this.
     pub fn new(answers: Answers) -> Self {
         let (tunnel, overhead, checksums) = (None, PerFamily::default(), None);
-        Self { answers, tunnel, overhead, checksums, sessions: Sessions::default() }
+        Self { answers, tunnel, overhead, checksums, sessions: Sessions::default(), proofs: None }
     }
 
     /// Sets the tunnel to the peers.
@@ -54,6 +57,12 @@ impl Probing {
     #[must_use]
     pub fn sessions(self, sessions: Sessions) -> Self {
         Self { sessions, ..self }
+    }
+
+    /// Sets where the proofs go about the ways to single peers.
+    #[must_use]
+    pub(crate) fn proofs(self, proofs: PathProofs) -> Self {
+        Self { proofs: Some(proofs), ..self }
     }
 }
 

@@ -18,16 +18,20 @@ pub struct Mixing {
     /// After which time a change of `Backend.Type` goes on although some nodes have not said that they can receive by the
     /// new one (`SwitchAfter`).
     pub switch_after: Duration,
+    /// The backends by which peers are reached while the way by their own is proven blocked, the preferred first
+    /// (`Fallback`). None has the kind of the own one.
+    pub fallback: Vec<BackendConfig>,
     /// Whether the operator said that traffic may go from an encrypted backend to an unencrypted one
     /// (`LeaveEncryption`).
     pub leave_encryption: bool,
 }
 
 /// The keys, as documents spell them.
-const KEYS: [&str; 3] = ["Accept", "SwitchAfter", "LeaveEncryption"];
+const KEYS: [&str; 4] = ["Accept", "SwitchAfter", "Fallback", "LeaveEncryption"];
 const ACCEPT: &str = KEYS[0];
 const SWITCH_AFTER: &str = KEYS[1];
-const LEAVE_ENCRYPTION: &str = KEYS[2];
+const FALLBACK: &str = KEYS[2];
+const LEAVE_ENCRYPTION: &str = KEYS[3];
 
 /// The default of `SwitchAfter`, and the most, in seconds.
 const USUAL_SWITCH: u64 = 60;
@@ -35,21 +39,40 @@ const LONGEST_SWITCH: u64 = 24 * 60 * 60;
 
 impl Default for Mixing {
     fn default() -> Self {
-        Self { accept: Vec::new(), switch_after: Duration::from_secs(USUAL_SWITCH), leave_encryption: false }
+        Self {
+            accept: Vec::new(),
+            switch_after: Duration::from_secs(USUAL_SWITCH),
+            fallback: Vec::new(),
+            leave_encryption: false,
+        }
     }
 }
 
 impl Mixing {
     /// Reads the keys from the members of `Backend`, whose own kind is `own`.
     pub(super) fn parse(backend: &GoObject, own: &str) -> Result<Self, ConfigError> {
-        let mut accept = list(backend, ACCEPT)?;
-        // The keys of the own backend are those of `Backend`.
-        accept.retain(|other| other.kind != own);
+        let (accept, fallback) = (list(backend, ACCEPT, own)?, list(backend, FALLBACK, own)?);
+        let differs = |way: &&BackendConfig| accept.iter().any(|it| it.kind == way.kind && it != *way);
+        if let Some(way) = fallback.iter().find(differs) {
+            let problem = "has other keys than the same backend has in Accept";
+            return Err(ConfigError::new(way.place.clone(), Some(way.kind.clone()), problem));
+        }
         Ok(Self {
             accept,
             switch_after: switch_after(backend)?,
+            fallback,
             leave_encryption: member(backend, "Backend.", LEAVE_ENCRYPTION)?.unwrap_or(false),
         })
+    }
+
+    /// The backends beside the own one, each with its keys.
+    pub(crate) fn further(&self) -> impl Iterator<Item = &BackendConfig> {
+        self.accept.iter().chain(&self.fallback)
+    }
+
+    /// The kinds of the backends of [`Self::fallback`].
+    pub(crate) fn detours(&self) -> Vec<String> {
+        self.fallback.iter().map(|way| way.kind.clone()).collect()
     }
 
     /// The names of the keys that mean something else in `other`, such as `Backend.Accept`.
@@ -57,6 +80,7 @@ impl Mixing {
         let differs = [
             self.accept != other.accept,
             self.switch_after != other.switch_after,
+            self.fallback != other.fallback,
             self.leave_encryption != other.leave_encryption,
         ];
         let changed = KEYS.into_iter().zip(differs).filter(|(_, differs)| *differs);
@@ -69,9 +93,9 @@ impl Mixing {
     }
 }
 
-/// Reads a list of backends: names, or objects as `Backend` is one. No error shows more of them than a name, since there
-/// may be secrets in them.
-fn list(backend: &GoObject, name: &str) -> Result<Vec<BackendConfig>, ConfigError> {
+/// Reads a list of backends beside `own`: names, or objects as `Backend` is one. No error shows more of them than a
+/// name, since there may be secrets in them.
+fn list(backend: &GoObject, name: &str, own: &str) -> Result<Vec<BackendConfig>, ConfigError> {
     let wrong = |problem: String| ConfigError::new(format!("Backend.{name}"), None, problem);
     let elements: Option<Vec<Box<RawValue>>> = backend.get(name).map_err(|_| {
         wrong("must be a list of backends, such as [\"host-gw\", {\"Type\": \"vxlan\"}]".to_owned())
@@ -93,6 +117,8 @@ fn list(backend: &GoObject, name: &str) -> Result<Vec<BackendConfig>, ConfigErro
         }
         all.push(backend);
     }
+    // The keys of the own backend are those of `Backend`.
+    all.retain(|other| other.kind != own);
     Ok(all)
 }
 
@@ -173,6 +199,7 @@ mod tests {
             (r#","SwitchAfter":-1"#, "SwitchAfter", Some("-1"), "from 1 to 86400 seconds"),
             (r#","SwitchAfter":86401"#, "SwitchAfter", Some("86401"), "from 1 to 86400 seconds"),
             (r#","SwitchAfter":"1m""#, "SwitchAfter", Some("\"1m\""), "from 1 to 86400 seconds"),
+            (r#","Fallback":["udp",{"PSK":"hush"}]"#, "Fallback[1].Type", None, "name the backend"),
             (r#","LeaveEncryption":1"#, "LeaveEncryption", Some("1"), "expected a boolean"),
         ] {
             let error = parse(keys).expect_err(keys);
@@ -196,6 +223,7 @@ mod tests {
             (&udp, &accept(r#"[{"Type":"UDP","Port":null}, "vxlan"]"#), ""),
             (&udp, &accept(r#"[{"Type":"udp","Port":1}]"#), "Backend.Accept"),
             (&accept(r#"["udp","ipip"]"#), &accept(r#"["ipip","udp"]"#), "Backend.Accept"),
+            (&udp, &udp.replace("Accept", "Fallback"), "Backend.Accept Backend.Fallback"),
             (
                 "",
                 r#","switchafter":61,"leaveencryption":true,"GBP":true"#,

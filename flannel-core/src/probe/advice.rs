@@ -116,7 +116,7 @@ pub(super) fn remedy(verdict: Verdict, carriage: Carriage, family: Family) -> Op
             ),
             None => usual.to_owned(),
         },
-        Verdict::TunnelBlocked => match (carriage.port, carriage.is_direct()) {
+        Verdict::TunnelBlocked | Verdict::Bridged => match (carriage.port, carriage.is_direct()) {
             (Some(port), _) if carriage.has_sessions => format!(
                 "let UDP port {port} pass between the nodes (firewalls, security groups); if it does, look whether the peer's \
                  device has the key of its record: a restart of the agent there publishes it"

@@ -177,6 +177,9 @@ pub enum Verdict {
     Reachable,
     /// Packets get there and back, but not by ICMP: TCP or UDP are answered through the overlay.
     IcmpFiltered,
+    /// Packets get there and back by another backend (`Backend.Fallback` of the network config), since the tunnel of its own is
+    /// blocked.
+    Bridged,
     /// Nothing answers, and nothing says that the peer is down: it never answered, or somebody on its link still answers for
     /// its address. It may filter all that it is asked.
     Unknown,
@@ -204,10 +207,11 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every kind, in the order of [`Verdict::severity`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Untested,
         Self::Reachable,
         Self::IcmpFiltered,
+        Self::Bridged,
         Self::Unknown,
         Self::Unsent,
         Self::MtuHole { at_most: 0 },
@@ -225,6 +229,7 @@ impl Verdict {
             Self::Untested => "untested",
             Self::Reachable => "reachable",
             Self::IcmpFiltered => "icmp-filtered",
+            Self::Bridged => "bridged",
             Self::Unknown => "unknown",
             Self::Unsent => "unsent",
             Self::MtuHole { .. } => "mtu-hole",
@@ -244,7 +249,12 @@ impl Verdict {
 
     /// Whether packets of pods are lost by it, as far as probes can tell.
     pub fn is_trouble(self) -> bool {
-        !matches!(self, Self::Untested | Self::Reachable | Self::IcmpFiltered | Self::Unknown)
+        !matches!(self, Self::Untested | Self::Reachable | Self::IcmpFiltered | Self::Bridged | Self::Unknown)
+    }
+
+    /// Whether there is something to mend: packets are lost, or would be without a detour.
+    pub fn is_fault(self) -> bool {
+        self.is_trouble() || self == Self::Bridged
     }
 
     /// Whether it says that the peer is not reached, or not as it should be.
@@ -274,7 +284,7 @@ impl Verdict {
                 "restart the agent of the peer, so that it publishes the MAC that its device has"
             }
             Self::TunnelClosed => "start the agent of the peer: it makes the device again",
-            Self::TunnelBlocked => {
+            Self::TunnelBlocked | Self::Bridged => {
                 "let the tunnel's UDP port pass between the nodes (firewalls, security groups)"
             }
             Self::PeerDead => {
@@ -291,6 +301,7 @@ impl fmt::Display for Verdict {
             Self::Untested => "not probed yet",
             Self::Reachable => "reachable",
             Self::IcmpFiltered => "reachable, but ICMP is filtered",
+            Self::Bridged => "its tunnel is blocked, and another backend bridges that",
             Self::Unknown => "unknown: it is down, or ICMP is filtered",
             Self::Unsent => "this node can't send to it",
             Self::MtuHole { at_most } => return write!(f, "MTU hole, at most {at_most} bytes"),
@@ -409,7 +420,7 @@ mod tests {
             assert_eq!(verdict.severity(), at);
             let json = serde_json::to_value(verdict).unwrap();
             assert_eq!(json["verdict"], verdict.name());
-            assert!(verdict.is_trouble() <= verdict.remedy().is_some(), "{verdict}");
+            assert!(verdict.is_fault() <= verdict.remedy().is_some(), "{verdict}");
         }
     }
 

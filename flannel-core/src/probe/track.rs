@@ -227,6 +227,26 @@ impl Track {
         usual.map_or(MOST_WAIT, |rtt| (rtt * 4).clamp(LEAST_WAIT, MOST_WAIT))
     }
 
+    /// Whether it is proven that nothing gets through to its pods, although its node answers. Through its own tunnel only a packet
+    /// that did not arrive counts: one whose answer is lost is for the peer to send by another way.
+    pub(super) fn is_blocked(&self, has_detour: bool) -> bool {
+        let Mood::Suspect(suspicion) = &self.mood else { return false };
+        let is_lost = match suspicion.candidate {
+            Verdict::TunnelBlocked | Verdict::TunnelClosed | Verdict::Unsent => true,
+            Verdict::ReturnPath | Verdict::RecordStale => has_detour,
+            _ => false,
+        };
+        is_lost && suspicion.agreed >= AGREED
+    }
+
+    /// Packets to it take another way from now on, of which nothing is proven yet.
+    pub(super) fn redirected(&mut self) {
+        if let Mood::Suspect(suspicion) = &mut self.mood {
+            (suspicion.candidate, suspicion.agreed, suspicion.watches) = (Verdict::Untested, 0, None);
+            (suspicion.ladder, suspicion.largest) = (None, None);
+        }
+    }
+
     /// Whether something is wrong with it, or may be.
     #[cfg(test)]
     fn is_suspect(&self) -> bool {
@@ -264,7 +284,7 @@ impl Track {
         if is_first_look {
             self.visits = self.visits.wrapping_add(1);
             if found.is_good() {
-                return self.calm(wall, gaps.regular);
+                return self.calm(judge(&found), wall, gaps);
             }
             self.mood = Mood::Suspect(Box::new(Suspicion::new(sent)));
             return Duration::ZERO;
@@ -286,11 +306,11 @@ impl Track {
             return Duration::ZERO;
         }
         let judged @ (verdict, _) = judge(&found);
-        if matches!(verdict, Verdict::Reachable | Verdict::Untested) {
+        if matches!(verdict, Verdict::Reachable | Verdict::Bridged | Verdict::Untested) {
             // Somebody filters UDP, or its answers.
             let is_mute = found.offloaded == Answer::No;
             self.udp_every = if is_mute { UDP_SELDOM } else { UDP_EVERY };
-            return self.calm(wall, gaps.regular);
+            return self.calm(judged, wall, gaps);
         }
         self.suspect(suspicion, found, judged, now, wall, gaps)
     }
@@ -347,10 +367,19 @@ impl Track {
         wait
     }
 
-    fn calm(&mut self, wall: SystemTime, interval: Duration) -> Duration {
-        self.settle(Verdict::Reachable, Vec::new(), wall);
+    fn calm(
+        &mut self,
+        (verdict, evidence): (Verdict, Vec<String>),
+        wall: SystemTime,
+        gaps: Gaps,
+    ) -> Duration {
         self.mood = Mood::Calm;
-        interval
+        if verdict == Verdict::Bridged {
+            self.settle(verdict, evidence, wall);
+            return gaps.unreached;
+        }
+        self.settle(Verdict::Reachable, Vec::new(), wall);
+        gaps.regular
     }
 
     fn settle(&mut self, verdict: Verdict, evidence: Vec<String>, wall: SystemTime) {

@@ -88,6 +88,8 @@ pub(super) struct Findings {
     pub(super) known: Option<Known>,
     /// For how many whole seconds the overlay has not answered.
     pub(super) silent_seconds: u64,
+    /// The backend by which it is reached while its own tunnel is blocked.
+    pub(super) detour: Option<String>,
 }
 
 impl Findings {
@@ -215,7 +217,24 @@ fn reached(found: &Findings, overlay: &[&str]) -> (Verdict, Vec<String>) {
             vec![format!("{} is answered through the overlay", overlay.join(", ")), "echo is not".to_owned()];
         return (Verdict::IcmpFiltered, evidence);
     }
-    (Verdict::Reachable, Vec::new())
+    match &found.detour {
+        Some(by) => (Verdict::Bridged, bridged(found, by)),
+        None => (Verdict::Reachable, Vec::new()),
+    }
+}
+
+/// What is known of the tunnel of a peer that is reached by another backend.
+fn bridged(found: &Findings, by: &str) -> Vec<String> {
+    let port = found.port.map(|port| format!(" to UDP port {port}")).unwrap_or_default();
+    let tunnel = match found.sideways {
+        Answer::Yes => {
+            "an echo through its tunnel is answered again: packets go back to it once that has lasted"
+                .to_owned()
+        }
+        Answer::No => format!("no echo through its tunnel{port} is answered"),
+        Answer::Untried => "this host can't send by hand through its tunnel to try it".to_owned(),
+    };
+    vec![tunnel, format!("packets travel by {by} meanwhile")]
 }
 
 /// Nothing answers through the overlay.
@@ -333,6 +352,10 @@ mod tests {
         Known::Handshake { seconds, is_alive: seconds < 180 }
     }
 
+    fn detoured(found: &Findings) -> Findings {
+        Findings { detour: Some("udp".to_owned()), ..found.clone() }
+    }
+
     fn healthy() -> Findings {
         Findings { small: Yes, full: Yes, offloaded: Yes, under_echo: Yes, ..silent() }
     }
@@ -342,6 +365,18 @@ mod tests {
         let node = Findings { under_echo: Yes, ..silent() };
         for (what, found, verdict) in [
             ("nothing was sent", Findings::default(), Verdict::Untested),
+            ("by a detour", detoured(&healthy()), Verdict::Bridged),
+            (
+                "its tunnel answers again",
+                Findings { sideways: Yes, ..detoured(&healthy()) },
+                Verdict::Bridged,
+            ),
+            ("the detour is blocked, too", detoured(&node), Verdict::TunnelBlocked),
+            (
+                "the detour has a hole",
+                detoured(&Findings { full: No, largest: Some(1350), ..healthy() }),
+                Verdict::MtuHole { at_most: 1350 },
+            ),
             ("all is answered", healthy(), Verdict::Reachable),
             ("the underlay filters", Findings { under_echo: No, ..healthy() }, Verdict::Reachable),
             (
@@ -443,6 +478,7 @@ mod tests {
             before in any::<[bool; 4]>(),
             session in proptest::option::of(proptest::option::of(0_u64..60)),
             largest in proptest::option::of(100_u32..1450),
+            detour in any::<bool>(),
         ) -> Findings {
             let [small, full, offloaded, software, tcp] = over;
             let [under_echo, under_udp, under_tcp] = under;
@@ -458,6 +494,7 @@ mod tests {
                 port: Some(8472),
                 known: session.map(|ago| ago.map_or(Known::NoHandshake, handshake)),
                 silent_seconds: 30,
+                detour: detour.then(|| "udp".to_owned()),
             }
         }
     }

@@ -18,7 +18,12 @@ pub(super) fn watched(verdict: Verdict, seen: &Findings, knows_echo: bool) -> Ve
         Verdict::ReturnPath => kinds.push(Kind::Sideways),
         Verdict::RecordStale => kinds.push(Kind::AnyMac),
         Verdict::TunnelClosed | Verdict::TunnelBlocked => kinds.push(Kind::Closed),
-        Verdict::PeerDead | Verdict::Unknown | Verdict::Unsent | Verdict::Untested | Verdict::Reachable => {}
+        Verdict::PeerDead
+        | Verdict::Unknown
+        | Verdict::Unsent
+        | Verdict::Untested
+        | Verdict::Reachable
+        | Verdict::Bridged => {}
     }
     // A filter may drop the echoes of a peer that comes back.
     if !knows_echo && !kinds.contains(&Kind::Offloaded) {

@@ -1,10 +1,12 @@
 //! What a backend adds to the loop: the trait, and what it says of its devices.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::{AppliedConfig, Held, PeerWork, Prune};
 use crate::addr::{Family, LinkIndex, Mtu};
-use crate::backend::{HostProblem, Probing, Underlay};
+use crate::backend::{HostProblem, Probing, Proven, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::Object;
 use crate::events::NetworkEvent;
@@ -169,6 +171,12 @@ pub trait Driver: Send {
         false
     }
 
+    /// After [`Self::attention`]: the peers whose objects are others now although their leases are the same. The loop computes
+    /// them again, and what differs is no drift.
+    fn redirected_peers(&mut self) -> Vec<LeaseKey> {
+        Vec::new()
+    }
+
     /// Tells whether this node runs other backends beside this one. With others, a driver has a route for each peer that it
     /// carries and none for the whole network, which would take the packets of peers whose own route is missing. Afterwards
     /// the loop asks again for the objects of all.
@@ -238,6 +246,8 @@ pub(crate) struct Made {
     pub(crate) devices: Vec<Device>,
     /// The configs of the backends besides the configured one.
     pub(crate) beside: Vec<BackendConfig>,
+    /// What is proven about the ways to peers.
+    pub(crate) proven: BTreeMap<LeaseKey, Proven>,
 }
 
 /// The devices of a backend after [`Driver::ensure_devices`].

@@ -18,27 +18,28 @@ mod combined;
 mod retire;
 mod switch;
 mod ways;
+mod workshop;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::driver::Made;
 use super::{AppliedConfig, Devices, Driver};
-use crate::backend::{Backend, BackendError, Driven, DriverMaker, DriverNeeds, Registration, Underlay};
-use crate::config::{BackendConfig, ConfigError, NetworkConfig};
+use crate::backend::{BackendError, Driven, DriverNeeds, PathProofs, Registration};
+use crate::config::{BackendConfig, ConfigError};
 use crate::error::chain;
 use crate::events::NetworkEvent;
 use crate::kernel::Kernel;
 use crate::lease::{Lease, LeaseAttrs, Reception};
-use crate::netns::Netns;
 use crate::state_file::{Device, State};
 use crate::status::{Counters, Harm, Problem, Reason, Sessions, Subject};
 
 use census::Census;
 use retire::Leaving;
+use workshop::Workshop;
+pub(super) use workshop::check;
 
 /// How long to wait before a backend that can't be brought up is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -66,9 +67,21 @@ pub(super) struct Drivers {
     look_at: Instant,
     /// The backends that can't be brought up now.
     failed: BTreeMap<&'static str, Failed>,
+    /// What probes have proven about the ways to peers.
+    proofs: PathProofs,
     events: Vec<NetworkEvent>,
-    /// The driver that asked for attention last; `None` if a step of this is due.
-    woke: Option<usize>,
+    woke: Woke,
+}
+
+/// What asked for attention last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woke {
+    /// A step of the drivers as a whole is due.
+    Step,
+    /// Probes have proven something.
+    Proof,
+    /// The driver of this slot.
+    Driver(usize),
 }
 
 /// A driver that is up.
@@ -89,45 +102,9 @@ pub(super) struct Slot {
     leaving: Option<Leaving>,
 }
 
-/// What further drivers are made from.
-struct Workshop {
-    netns: Netns,
-    /// The network config in force.
-    config: NetworkConfig,
-    underlay: Underlay,
-    backends: Vec<Arc<dyn Backend>>,
-    /// The config of each backend that this node ran when it stored its state last, besides the configured one.
-    recalled: Vec<BackendConfig>,
-}
-
 struct Failed {
     reason: String,
     retry_at: Instant,
-}
-
-impl Workshop {
-    fn maker(&self, kind: &str) -> Option<(&'static str, &dyn DriverMaker)> {
-        let backend = self.backends.iter().find(|backend| backend.kind() == kind)?;
-        Some((backend.kind(), backend.drivers()?))
-    }
-
-    /// The network config with this backend.
-    fn config_of(&self, backend: &BackendConfig) -> NetworkConfig {
-        NetworkConfig { backend: backend.clone(), ..self.config.clone() }
-    }
-
-    /// The config of a backend that this node may run.
-    fn allowed(&self, kind: &str) -> Option<BackendConfig> {
-        let accepted = &self.config.backend.mixing.accept;
-        let all = [&self.config.backend].into_iter().chain(accepted).chain(&self.recalled);
-        all.into_iter().find(|config| config.kind == kind).cloned()
-    }
-
-    /// The kinds of the backends that this node may run.
-    fn all_allowed(&self) -> Vec<&'static str> {
-        let kinds = self.backends.iter().filter(|backend| backend.drivers().is_some()).map(|it| it.kind());
-        kinds.filter(|kind| self.allowed(kind).is_some()).collect()
-    }
 }
 
 impl Drivers {
@@ -143,6 +120,9 @@ impl Drivers {
             previous.and_then(|previous| previous.config.as_ref()).map(|config| config.backend.clone()),
         );
         recalled.retain(|it| it.kind != config.backend.kind);
+        let mut proven = previous.map(|previous| previous.proven.clone()).unwrap_or_default();
+        proven.retain(|key, _| previous.is_some_and(|previous| previous.leases.contains_key(key)));
+        let proofs = PathProofs::new(config.backend.mixing.detours(), &proven, Instant::now());
         let (netns, underlay, backends) = (netns.clone(), underlay.clone(), beside.to_vec());
         let workshop = Workshop { netns, config, underlay, backends, recalled };
         Self {
@@ -157,8 +137,9 @@ impl Drivers {
             offered: None,
             look_at: Instant::now(),
             failed: BTreeMap::new(),
+            proofs,
             events: Vec::new(),
-            woke: None,
+            woke: Woke::Step,
         }
     }
 
@@ -188,6 +169,7 @@ impl Drivers {
             backend: self.published,
             devices: self.slots.iter().flat_map(|slot| slot.made.clone()).collect(),
             beside: self.configs_beside(),
+            proven: self.proofs.all(),
         }
     }
 
@@ -237,7 +219,8 @@ impl Drivers {
             let is_further = has_others && self.census.further(kind) > 0;
             // Before the leases are known, those of the last run may still be needed.
             let is_recalled = !self.is_synced && self.slot(kind).is_some();
-            if (is_named || is_further || is_recalled) && !wanted.contains(&kind) {
+            let is_detour = workshop.config.backend.mixing.fallback.iter().any(|way| way.kind == kind);
+            if (is_named || is_further || is_recalled || is_detour) && !wanted.contains(&kind) {
                 wanted.push(kind);
             }
         }
@@ -289,13 +272,13 @@ impl Drivers {
         };
         for device in all.shown.iter().filter(|device| device.usable) {
             let name = &device.name;
-            let why = if device.link != underlay {
-                kernel.loosen_source_check(name).await.err().map(|error| chain(&error))
-            } else {
+            let why = if device.link == underlay {
                 match kernel.checks_sources(name).await {
                     Ok(checks) => checks.then(|| "rp_filter is 1".to_owned()),
                     Err(error) => Some(chain(&error)),
                 }
+            } else {
+                kernel.loosen_source_check(name).await.err().map(|error| chain(&error))
             };
             if let Some(why) = why {
                 let cause = format!(
@@ -345,7 +328,7 @@ impl Drivers {
     /// them takes a restart for that.
     fn apply_to_accepted(&mut self, next: &BackendConfig) -> Result<bool, ConfigError> {
         let mut takes_restart = false;
-        for accepted in &next.mixing.accept {
+        for accepted in next.mixing.further() {
             let applied = self.apply_to(&accepted.kind, accepted).map_err(|error| error.placed(accepted))?;
             takes_restart |= !applied.restart.is_empty();
         }
@@ -364,33 +347,6 @@ impl Drivers {
         let leaving = self.slots.iter().filter_map(|slot| Some(slot.leaving.as_ref()?.look_at)).min();
         [retry, leaving, self.switch_due()].into_iter().flatten().min()
     }
-}
-
-/// Checks that these backends are there, can share a node, and can be used with the keys that the config gives them.
-pub(super) fn check(backends: &[Arc<dyn Backend>], config: &NetworkConfig) -> Result<(), ConfigError> {
-    for (at, accepted) in config.backend.mixing.accept.iter().enumerate() {
-        let key = format!("Backend.Accept[{at}]");
-        let value = Some(accepted.kind.clone());
-        let Some(backend) = backends.iter().find(|backend| backend.kind() == accepted.kind) else {
-            let known: Vec<&str> =
-                backends.iter().filter(|it| it.drivers().is_some()).map(|it| it.kind()).collect();
-            return Err(ConfigError::new(
-                key,
-                value,
-                format!("is no backend that can share a node; those are {}", known.join(", ")),
-            ));
-        };
-        if backend.drivers().is_none() {
-            return Err(ConfigError::new(
-                key,
-                value,
-                "can't share a node with another backend; leave it out",
-            ));
-        }
-        let config = NetworkConfig { backend: accepted.clone(), ..config.clone() };
-        backend.check(&config).map_err(|error| error.placed(accepted))?;
-    }
-    Ok(())
 }
 
 impl Slot {

@@ -81,6 +81,17 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
+    /// Computes these peers again, whose leases are the same as before.
+    pub(super) fn compute_again(&mut self, peers: Vec<LeaseKey>) {
+        self.why.add(Why::Desired);
+        // The state file is to have what they follow from.
+        self.work.check_devices();
+        let leases = peers.into_iter().filter_map(|key| Some((key, self.leases.get(&key)?.clone())));
+        let changes = leases.map(|(key, it)| LeaseChange { key, before: Some(it.clone()), after: Some(it) });
+        self.incoming.changes.extend(changes);
+        self.incoming.is_pending = true;
+    }
+
     /// Computes the peers of some changed leases; after the last of them, the consequences of all.
     pub(super) fn work_out_some(&mut self) {
         if !self.incoming.is_pending {

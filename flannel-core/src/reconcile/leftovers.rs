@@ -107,6 +107,10 @@ impl<D: Driver> Reconciler<D> {
     /// Records which backends there are. What one made that has ended is a leftover now.
     pub(super) fn note_made(&mut self, made: Made) {
         let head = self.record.head();
+        if head.proven != made.proven {
+            self.record.edit(|state| state.proven.clone_from(&made.proven));
+        }
+        let head = self.record.head();
         if head.backend == made.backend && head.devices == made.devices && head.beside == made.beside {
             return;
         }

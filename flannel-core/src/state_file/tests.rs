@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::wire::sealed;
 use super::*;
+use crate::addr::Mtu;
 use crate::config::LeaseSource;
 use crate::lease::Reception;
 
@@ -21,6 +22,8 @@ fn state() -> State {
             Device::of_kind("flannel.ipip", "ipip"),
         ],
         beside: vec![BackendConfig::stored(r#"{"Type":"wireguard","PSK":"c2VjcmV0"}"#).unwrap()],
+        proven: [(peer.key, Proven { detour: Some("udp".to_owned()), mtu4: None, mtu6: Some(Mtu(1280)) })]
+            .into(),
         routes_of_others: true,
         leases: [(peer.key, Arc::new(AgedLease { lease: peer, ages: Ages::from_array([1, 2, 3, 4, 5]) }))]
             .into(),
@@ -133,7 +136,7 @@ fn what_is_sealed_well_but_hostile_is_none_with_a_word() {
     }
     // One bad peer is not known; the others are.
     let bad = good.replace("10.5.9.0-24&", "10.5.9.0-33&");
-    let without = State { leases: BTreeMap::new(), ..state() };
+    let without = State { leases: BTreeMap::new(), proven: BTreeMap::new(), ..state() };
     assert_eq!(State::decode(sealed(2, &bad).as_bytes()), Ok(without));
 }
 

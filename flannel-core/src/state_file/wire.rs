@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{Device, State};
 use crate::addr::{Family, MacAddr, PerFamily, Subnet};
+use crate::backend::Proven;
 use crate::config::{BackendConfig, ConfigError, LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
 use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey, LeaseKeyError, UnreadableRecord};
@@ -73,6 +74,8 @@ struct Wire<Leases> {
     devices: Vec<Device>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     beside: Vec<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    proven: BTreeMap<String, Proven>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     routes_of_others: bool,
     config: Option<Box<RawValue>>,
@@ -143,6 +146,7 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         networks: state.networks.iter().map(|(_, network)| *network).collect(),
         devices: state.devices.clone(),
         beside: state.beside.iter().map(|backend| raw(backend.json().to_owned())).collect(),
+        proven: state.proven.iter().map(|(key, proven)| (key.to_string(), proven.clone())).collect(),
         routes_of_others: state.routes_of_others,
         config: state.config.as_ref().map(|config| raw(config.to_json())),
         own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own, state.own_ages))),
@@ -217,6 +221,7 @@ fn decode_v2(text: &str) -> Result<State, StateError> {
             .map(|json| BackendConfig::stored(json.get()))
             .collect::<Result<_, _>>()
             .map_err(StateError::Config)?,
+        proven: wire.proven.into_iter().filter_map(|(key, it)| Some((key.parse().ok()?, it))).collect(),
         routes_of_others: wire.routes_of_others,
         leases: wire.leases.iter().filter_map(lease).collect(),
         store: wire.store,

@@ -75,6 +75,12 @@ impl Setup {
             // The lease belongs to another machine, which may be alive.
             (state.own, state.former_ips) = (None, Vec::new());
         }
+        if let Some(state) =
+            state.as_mut().filter(|_| stored_on == StoredOn::AnotherHost || !self.probes.is_on())
+        {
+            // Only probes take back what probes have proven, and only of this host.
+            state.proven.clear();
+        }
         let subnets = previous.key.map(|key| key.subnets()).unwrap_or_default();
         let life = Life {
             netns,

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::target::Target;
 use super::{ProbeEvent, Prober};
-use crate::backend::Probing;
+use crate::addr::Mtu;
+use crate::backend::{PathFact, Probing};
 use crate::probe::advice;
 use crate::probe::kind::Kind;
 use crate::probe::packet;
@@ -84,6 +85,7 @@ impl Prober {
             tried.probes += u64::from(answer != Answer::Untried);
             tried.lost += u64::from(answer == Answer::No);
         }
+        let (detour, sideways, full) = (visit.found.detour.clone(), visit.found.sideways, visit.found.full);
         let wait = match &visit.round {
             Round::Ladder(sizes) => target.track.climb(sizes, |size| visit.rungs.contains(&size)),
             round => target.track.conclude(
@@ -96,18 +98,40 @@ impl Prober {
             ),
         };
         let verdict = target.track.verdict;
+        if let Some(proofs) = &self.probing.proofs {
+            let is_tried = target.tunnelled
+                && matches!(visit.round, Round::First | Round::Regular { .. } | Round::Thorough { .. });
+            let tell = |fact| proofs.tell(target.lease, family, &fact, now);
+            if target.tunnelled && target.track.is_blocked(detour.is_some()) {
+                tell(PathFact::Blocked { by: detour.clone() });
+            }
+            match (verdict, full) {
+                (Verdict::MtuHole { at_most }, _) => tell(PathFact::Largest(Some(Mtu(at_most)))),
+                (Verdict::Reachable | Verdict::Bridged, Answer::Yes) => tell(PathFact::Largest(None)),
+                _ => {}
+            }
+            let is_open = match sideways {
+                _ if detour.is_none() => Some(true),
+                Answer::Yes => Some(true),
+                Answer::No => Some(false),
+                Answer::Untried => None,
+            };
+            if is_tried && (detour.is_some() || verdict == Verdict::Reachable) {
+                tell(PathFact::Tunnel { is_open });
+            }
+        }
         // Some jitter, so that nodes that started together don't stay together.
         let wait = wait.mul_f64(0.95 + 0.1 * fastrand::f64());
         if before.severity() != verdict.severity() {
             let key @ (lease, family) = (target.lease, target.family);
-            let was_troubled = if verdict.is_trouble() {
+            let was_troubled = if verdict.is_fault() {
                 self.troubled.insert(key);
                 false
             } else {
                 self.troubled.remove(&key)
             };
             // That a new peer is reached is none.
-            if before != Verdict::Untested || verdict.is_trouble() || was_troubled {
+            if before != Verdict::Untested || verdict.is_fault() || was_troubled {
                 let evidence = target.track.evidence.clone();
                 let carriage = carriage(&self.probing, target);
                 let (text, remedy) =

@@ -14,7 +14,7 @@ use crate::probe::gate::Known;
 use crate::probe::pace::{self, Crowd, Gaps};
 use crate::probe::status::{ProbeList, Verdict};
 use crate::probe::track::{Round, Track};
-use crate::status::{PeerPath, PeerState, PeerStatus};
+use crate::status::{PeerState, PeerStatus};
 
 /// For how long a route that was looked up is taken for the present one where there are many peers.
 pub(super) const HOP_KNOWN: Duration = Duration::from_secs(60);
@@ -46,11 +46,14 @@ impl Prober {
         let beside = self.network.borrow().backends.get(1..).unwrap_or_default().to_vec();
         let mut new = Vec::new();
         for peer in peers.iter() {
-            // Who is reached by another backend would have to be probed otherwise.
-            let is_by = |path: &PeerPath| !beside.iter().any(|kind| kind == path.as_str());
-            let ways = peer.path.iter().filter(|(_, path)| is_by(path));
-            for (family, _) in ways.filter(|(family, _)| is_programmed(&peer.state, *family)) {
-                new.extend(self.see(peer, family, now));
+            for (family, path) in peer.path.iter().filter(|(family, _)| is_programmed(&peer.state, *family)) {
+                let other = beside.iter().find(|kind| *kind == path.as_str());
+                let is_detour =
+                    || self.probing.proofs.as_ref().is_some_and(|it| !it.detour(&peer.lease).is_empty());
+                // Who is reached by another backend, as its lease says, would have to be probed otherwise.
+                if other.is_none() || is_detour() {
+                    new.extend(self.see(peer, family, other.cloned(), now));
+                }
             }
         }
         let gone = self.index.iter().filter(|(_, id)| self.targets[id].seen != self.readings);
@@ -137,7 +140,8 @@ impl Prober {
     /// would fill the kernel's table of neighbours, too.
     pub(super) fn gaps(&self, family: Family, on_link: bool, now: Instant) -> Gaps {
         let counts = &self.shown.counts;
-        let unreached = counts.trouble() + counts.of(Verdict::Unknown) + counts.of(Verdict::IcmpFiltered);
+        let others = [Verdict::Unknown, Verdict::IcmpFiltered, Verdict::Bridged];
+        let unreached = counts.trouble() + others.into_iter().map(|it| counts.of(it)).sum::<usize>();
         let regular = self.interval(family, on_link);
         let among = self.interval_among(unreached, family, on_link);
         Gaps {
@@ -155,7 +159,13 @@ impl Prober {
     }
 
     /// Takes in a peer as the list shows it. Returns its target if that is new.
-    pub(super) fn see(&mut self, peer: &PeerStatus, family: Family, now: Instant) -> Option<u32> {
+    fn see(
+        &mut self,
+        peer: &PeerStatus,
+        family: Family,
+        detour: Option<String>,
+        now: Instant,
+    ) -> Option<u32> {
         self.sockets.get(family)?;
         let overlay = probed(peer.lease.subnet(family)?, self.probing.answers)?;
         let underlay = *peer.underlay.get(family)?;
@@ -166,11 +176,16 @@ impl Prober {
         if let Some(target) = self.index.get(&key).and_then(|id| self.targets.get_mut(id)) {
             let is_same = (target.underlay, target.vtep) == (underlay, vtep);
             (target.seen, target.is_direct, target.tunnelled) = (self.readings, is_direct, tunnelled);
+            let is_redirected = target.detour != detour;
+            target.detour.clone_from(&detour);
+            let id = self.index[&key];
             if is_same {
+                if is_redirected {
+                    self.redirect(id, now);
+                }
                 return None;
             }
             // What is known of the way to its former address says nothing of the new one.
-            let id = self.index[&key];
             self.forget(id);
         }
         let id = self.next_target;
@@ -185,6 +200,7 @@ impl Prober {
             vtep,
             is_direct,
             tunnelled,
+            detour,
             link: None,
             on_link: true,
             hop_read: None,
@@ -200,6 +216,18 @@ impl Prober {
         self.targets.insert(id, Box::new(target));
         self.show(id);
         Some(id)
+    }
+
+    /// Packets to a target take another way: it is visited at once, and what a visit sent before says nothing.
+    fn redirect(&mut self, id: u32, now: Instant) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        target.track.redirected();
+        for number in target.visit.take().iter().flat_map(|visit| &visit.numbers) {
+            self.sent.remove(number);
+        }
+        // Its place is among the visits that end if there was one.
+        self.ends.remove(&(self.targets[&id].wake, id));
+        self.wake_at(id, now);
     }
 
     pub(super) fn forget(&mut self, id: u32) {

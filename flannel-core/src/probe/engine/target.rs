@@ -63,8 +63,10 @@ pub(super) struct Target {
     pub(super) vtep: Option<MacAddr>,
     /// Whether it is reached by routes alone, whatever the backend does for others.
     pub(super) is_direct: bool,
-    /// Whether it is reached through the tunnel.
+    /// Whether it is reached through the tunnel, or would be if that were not blocked.
     pub(super) tunnelled: bool,
+    /// The kind of the backend by which it is reached while its tunnel is blocked.
+    pub(super) detour: Option<String>,
     /// The link that it is on, if that was looked up and no gateway leads to it.
     pub(super) link: Option<LinkIndex>,
     /// Whether it takes an entry of its own in the kernel's table of neighbours. It counts as if, until that matters.
@@ -110,6 +112,9 @@ pub(super) fn packets(round: &Round, target: &Target, has_echo: bool) -> Vec<Kin
         Round::Watch(kinds) => kinds.clone(),
         Round::Ladder(sizes) => sizes.iter().copied().map(Kind::Rung).collect(),
     };
+    if target.detour.is_some() && matches!(round, Round::First | Round::Regular { .. }) {
+        kinds.push(Kind::Sideways);
+    }
     if !target.tunnelled {
         kinds.retain(|kind| !matches!(kind, Kind::Closed | Kind::Sideways | Kind::AnyMac));
     }

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::Prober;
 use super::target::{Sent, Visit, packets};
+use crate::probe::kind::Kind;
 use crate::probe::sockets::FamilySockets;
 use crate::probe::track::Round;
 use crate::probe::verdict::{Answer, Findings};
@@ -60,6 +61,7 @@ impl Prober {
                 .as_ref()
                 .filter(|_| target.tunnelled)
                 .map(|tunnel| tunnel.port(target.family)),
+            detour: target.detour.clone(),
             ..Findings::default()
         };
         let patience = target.track.patience();
@@ -88,6 +90,8 @@ impl Prober {
                 Ok(false) => {}
                 // Too much waits to be sent already, which says nothing about this peer.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                // By hand: whatever refuses it, it does not get through.
+                Err(_) if matches!(kind, Kind::Sideways | Kind::AnyMac) => visit.set(kind, Answer::No),
                 // No device has room for it: so it is lost.
                 Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => visit.set(kind, Answer::No),
                 Err(error) if !kind.is_underlay() => visit.found.refused = error.raw_os_error(),

@@ -106,6 +106,36 @@ fn each_fault_of_a_peer_that_answered_is_named_within_four_seconds_and_its_end_i
     }
 }
 
+/// A tunnel in whose way something drops what this node sends is left at once, one whose answers are lost isn't: the peer leaves
+/// it. The detour has the same time to prove itself.
+#[test]
+fn a_blocked_tunnel_is_proven_in_less_than_three_seconds() {
+    let sideways = Findings { sideways: Yes, ..blocked() };
+    for (network, is_ours) in
+        [(blocked(), true), (Findings { closed: Yes, ..blocked() }, true), (sideways, false)]
+    {
+        let mut course = Course::new();
+        course.visit(&healthy());
+        course.visit(&healthy());
+        let start = course.now;
+        while !course.track.is_blocked(false) && course.now - start < Duration::from_secs(10) {
+            course.visit(&network);
+        }
+        assert_eq!(course.track.is_blocked(false), is_ours, "{network:?}");
+        assert!(!is_ours || course.now - start < Duration::from_secs(3), "{:?}", course.now - start);
+        assert!(course.track.is_blocked(true), "no way is a better one");
+
+        course.track.redirected();
+        assert!(!course.track.is_blocked(true), "nothing is known of the other way yet");
+        let detour = Findings { detour: Some("udp".to_owned()), ..healthy() };
+        course.until(Verdict::Bridged, &detour);
+        assert!(course.track.evidence.join(", ").contains("packets travel by udp"));
+        (0..20).for_each(|_| _ = course.visit(&detour));
+        assert_eq!(course.track.verdict, Verdict::Bridged);
+        course.until(Verdict::Reachable, &healthy());
+    }
+}
+
 #[test]
 fn one_of_many_that_are_not_reached_is_visited_as_seldom_as_their_number_asks_for() {
     for (unreached, longest) in [(INTERVAL, LONGEST), (Duration::from_secs(470), Duration::from_secs(470))] {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::future::select_all;
 use tokio::time::sleep_until;
 
-use super::{Drivers, Slot, ways};
+use super::{Drivers, Slot, Woke, ways};
 use crate::addr::Family;
 use crate::backend::{HostProblem, Probing, Underlay};
 use crate::config::{BackendConfig, ConfigError, Mixing};
@@ -14,7 +14,7 @@ use crate::dataplane::Object;
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::inspect::{CommandError, Differences, PeerObject};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Kinds, LinkOp, Refusal, Scope};
-use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey};
+use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey};
 use crate::peers::{Claim, Peer, PeerError};
 use crate::reconcile::{AppliedConfig, Devices, Driver, Held, PeerWork, Prune};
 use crate::status::{Harm, Problem, Reason, Subject};
@@ -110,6 +110,7 @@ impl Driver for Drivers {
             restart.extend(ours);
         } else if let Some(workshop) = &mut self.workshop {
             workshop.config.backend = next.clone();
+            self.proofs.set_ways(next.mixing.detours());
             live.splice(0..0, ours);
         } else {
             // It shares the node with none.
@@ -146,7 +147,7 @@ impl Driver for Drivers {
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
-        ways::peer(&self.slots, lease)
+        ways::peer(&self.slots, lease, &self.proofs)
     }
 
     fn scopes(&self) -> Vec<Scope> {
@@ -235,24 +236,30 @@ impl Driver for Drivers {
             }
         };
         self.woke = tokio::select! {
-            ((), woke, _) = drivers => Some(woke),
-            () = step => None,
+            ((), woke, _) = drivers => Woke::Driver(woke),
+            () = step => Woke::Step,
+            () = self.proofs.told() => Woke::Proof,
         };
     }
 
     fn changed_peers(&mut self) -> Option<Vec<LeaseKey>> {
-        self.slots.get_mut(self.woke?)?.driver.changed_peers()
+        self.awake()?.changed_peers()
+    }
+
+    fn redirected_peers(&mut self) -> Vec<LeaseKey> {
+        if self.woke == Woke::Proof { self.proofs.take_news() } else { Vec::new() }
     }
 
     fn holds_anew(&mut self) -> bool {
-        self.woke.and_then(|woke| self.slots.get_mut(woke)).is_some_and(|slot| slot.driver.holds_anew())
+        self.awake().is_some_and(Driver::holds_anew)
     }
 
     /// A step of this node's own may need other drivers, which is no drift.
     fn desires_anew(&mut self) -> bool {
         match self.woke {
-            Some(woke) => self.slots.get_mut(woke).is_some_and(|slot| slot.driver.desires_anew()),
-            None => true,
+            Woke::Driver(_) => self.awake().is_some_and(Driver::desires_anew),
+            Woke::Step => true,
+            Woke::Proof => false,
         }
     }
 
@@ -268,6 +275,13 @@ impl Driver for Drivers {
     fn count_leases(&mut self, changes: &[LeaseChange], is_synced: bool) -> bool {
         let before = std::mem::replace(&mut self.is_synced, is_synced);
         let has_changed = self.census.count(changes);
+        for LeaseChange { key, before, after } in changes {
+            let way = |lease: &AgedLease| (lease.attrs.backend_type.clone(), lease.attrs.public_ips);
+            // What is known from the last run is of leases that the store lists only now.
+            if before.is_some() && before.as_deref().map(way) != after.as_deref().map(way) {
+                self.proofs.forget(key);
+            }
+        }
         self.workshop.is_some() && (has_changed || before != is_synced) && self.is_mixed()
     }
 
@@ -290,11 +304,19 @@ impl Driver for Drivers {
     }
 
     fn probing(&self) -> Option<Probing> {
-        self.published().driver.probing()
+        Some(self.published().driver.probing()?.proofs(self.proofs.clone()))
     }
 
     fn explain(&self, refusal: &Refusal) -> Option<Reason> {
         self.slots.iter().find_map(|slot| slot.driver.explain(refusal))
+    }
+}
+
+impl Drivers {
+    /// The driver that asked for attention last.
+    fn awake(&mut self) -> Option<&mut dyn Driver> {
+        let Woke::Driver(at) = self.woke else { return None };
+        Some(&mut *self.slots.get_mut(at)?.driver)
     }
 }
 

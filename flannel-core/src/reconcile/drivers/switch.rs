@@ -50,6 +50,7 @@ impl Drivers {
         workshop.recalled.retain(|it| it.kind != former.kind && it.kind != next.kind);
         workshop.recalled.push(former);
         (self.target, self.offered) = (kind, None);
+        self.proofs.set_ways(next.mixing.detours());
         if self.target != self.published {
             let (before, after) = (self.published.to_owned(), kind.to_owned());
             self.events.push(NetworkEvent::BackendSwitchBegins { before, after });
@@ -80,6 +81,8 @@ impl Drivers {
         self.events.push(NetworkEvent::BackendSwitched { before, after, unable });
         self.published = self.target;
         self.offered = None;
+        // What was proven is of the former one.
+        self.proofs.clear();
         true
     }
 

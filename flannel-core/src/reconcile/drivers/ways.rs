@@ -1,28 +1,30 @@
 //! By which of this node's backends a peer is reached, and by which it is heard. Pure but for asking the drivers.
 //!
 //! A peer is reached by the backend that its lease names, if this node runs it, else by the first further one by which its
-//! node says that it can receive. It is heard by all backends that both nodes run, since each node decides by itself when it
+//! node says that it can receive. While probes have proven that the first is blocked, it is reached by a further one if one is
+//! there. It is heard by all backends that both nodes run, since each node decides by itself when it
 //! sends by another one.
 
 use std::borrow::Cow;
 
 use super::Slot;
+use crate::backend::PathProofs;
 use crate::dataplane::Object;
 use crate::lease::Lease;
 use crate::peers::{Peer, PeerError};
 
 /// The objects and claims of a lease on the devices of these backends.
-pub(super) fn peer(slots: &[Slot], lease: &Lease) -> Result<Peer, PeerError> {
-    let [only] = slots else { return among(slots, lease) };
+pub(super) fn peer(slots: &[Slot], lease: &Lease, proofs: &PathProofs) -> Result<Peer, PeerError> {
+    let [only] = slots else { return among(slots, lease, &proofs.detour(&lease.key)) };
     // Leases of other types, and those without a further way by this one, are refused with the driver's own words.
     let view = view(only, lease).unwrap_or(Cow::Borrowed(lease));
     only.driver.peer(&view)
 }
 
-fn among(slots: &[Slot], lease: &Lease) -> Result<Peer, PeerError> {
+fn among(slots: &[Slot], lease: &Lease, detour: &[String]) -> Result<Peer, PeerError> {
     let mut refusal = None;
     let mut reached: Option<(usize, Peer)> = None;
-    for at in ranked(slots, lease) {
+    for at in ranked(slots, lease, detour) {
         let Some(view) = view(&slots[at], lease) else { continue };
         match slots[at].driver.peer(&view) {
             Ok(peer) => {
@@ -47,10 +49,10 @@ fn among(slots: &[Slot], lease: &Lease) -> Result<Peer, PeerError> {
         // What can't be used of a further way costs only that way.
         let Ok(heard) = slots[at].driver.peer(&view) else { continue };
         backends.push(slot.kind);
-        // All but the route to its pods is there in advance, so that a change of the way is one replaced route.
-        let subnets = lease.key.subnets();
-        let is_to_pods = |object: &Object| matches!(object, Object::Route(route) if subnets.get(route.dst.family()) == Some(&route.dst));
-        peer.objects.extend(heard.objects.into_iter().filter(|object| !is_to_pods(object)));
+        // All but the way itself is there in advance. A further route, such as that to the gateway of a next hop, would take
+        // packets to the peer's own address by another way than those to its pods.
+        let is_way = |object: &Object| matches!(object, Object::Route(_) | Object::NextHop(_));
+        peer.objects.extend(heard.objects.into_iter().filter(|object| !is_way(object)));
         for claim in heard.claims {
             if !peer.claims.contains(&claim) {
                 peer.claims.push(claim);
@@ -63,11 +65,15 @@ fn among(slots: &[Slot], lease: &Lease) -> Result<Peer, PeerError> {
 }
 
 /// The backends by which the lease can be reached, the best first.
-fn ranked<'a>(slots: &'a [Slot], lease: &'a Lease) -> impl Iterator<Item = usize> + 'a {
+fn ranked<'a>(slots: &'a [Slot], lease: &'a Lease, detour: &'a [String]) -> impl Iterator<Item = usize> + 'a {
     let named = slots.iter().position(|slot| slot.published_type == lease.attrs.backend_type);
-    let further = lease.attrs.receives.iter();
-    let further = further.filter_map(|way| slots.iter().position(|slot| slot.kind == way.kind));
-    named.into_iter().chain(further)
+    let further = lease.attrs.receives.iter().map(|way| way.kind.as_str());
+    let detour = detour
+        .iter()
+        .map(String::as_str)
+        .filter(|kind| lease.attrs.receives.iter().any(|way| way.kind == *kind));
+    let slot_of = |kind: &str| slots.iter().position(|slot| slot.kind == kind);
+    detour.filter_map(slot_of).chain(named).chain(further.filter_map(slot_of))
 }
 
 /// The lease as a lease of this backend.

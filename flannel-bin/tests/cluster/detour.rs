@@ -1,0 +1,219 @@
+//! Something drops a tunnel's packets between two nodes: they reach each other by `Backend.Fallback` until it lets them through.
+//!
+//! `DETOUR_TIMES=1` prints for how long packets were lost.
+
+use std::env;
+use std::time::Duration;
+
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::pod::Pod;
+use flannel_lab::sandbox::{DEADLINE, in_sandbox_within};
+use flannel_lab::test_name;
+use flannel_lab::wait::{eventually, patiently};
+
+use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
+use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder};
+
+/// How often pods ping each other.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// How long a tunnel must let packets through, and some more for a busy machine.
+const PROOF: Duration = Duration::from_secs(60 + 30);
+/// Only the agents of WireGuard cases look at the last flag.
+const FLAGS: [&str; 2] = ["--ready-peers=100%,60s", "--wireguard=userspace"];
+
+rows! {
+    of_wireguard_for_vxlan: both_ways(&VXLAN, &WIREGUARD_USERSPACE);
+    of_vxlan_for_udp: both_ways(&UDP, &VXLAN);
+    encrypted_packets_take_none: refused(&WIREGUARD_USERSPACE, "packets that wireguard encrypts would travel by another");
+    where_nothing_is_proven_there_is_none: refused(&HOST_GW, "probes can't prove that the way by host-gw is blocked");
+}
+
+/// Three nodes with a backend and a detour.
+struct Stage {
+    bed: Bed<Folder>,
+    pods: Vec<Pod>,
+    case: &'static BackendCase,
+    by: &'static BackendCase,
+}
+
+impl Stage {
+    fn new(case: &'static BackendCase, by: &'static BackendCase) -> Self {
+        let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
+        let config = case.config_with(Families::Dual, &format!(r#","Fallback":["{}"]"#, by.kind));
+        let mut bed = Bed::with_config(cluster, new_folder(), case, &config);
+        (1..=3).for_each(|number| bed.spawn(number, &FLAGS));
+        for number in 1..=3 {
+            bed.wait_ready(number);
+            bed.wait_for_peers(number, 2);
+        }
+        eventually(SOON, "all nodes to say that they receive by the other backend, too", || {
+            let records = bed.store.records().unwrap();
+            let offers = |value: &String| value.contains(&format!(r#""Receives":[{{"Type":"{}""#, by.kind));
+            if records.values().all(offers) { Ok(()) } else { Err(format!("{records:#?}")) }
+        });
+        let pods = (1..=3).map(|number| bed.pod(number)).collect();
+        Self { bed, pods, case, by }
+    }
+
+    fn traffic(&self) -> Traffic {
+        let [one, two, three] = &self.pods[..] else { unreachable!("there are three") };
+        let to = |from, to: &Pod| {
+            Traffic::to(from, to.addresses().iter().map(ipnetwork::IpNetwork::ip), patiently(INTERVAL))
+        };
+        to(one, two).and(to(two, three))
+    }
+
+    /// Drops the tunnel's packets that come to node 2 from node 1, and the others, too, if that is asked for.
+    fn block(&self, both_ways: bool) {
+        let port = match self.case.kind {
+            "udp" => 8285,
+            _ => 8472,
+        };
+        let mut batch = vec![
+            "add table inet fault".to_owned(),
+            "add chain inet fault input { type filter hook input priority -300; }".to_owned(),
+            "add chain inet fault output { type filter hook output priority -300; }".to_owned(),
+        ];
+        for (family, one) in [("ip", "192.168.77.11"), ("ip6", "fd00:77::11")] {
+            batch.push(format!("add rule inet fault input udp dport {port} {family} saddr {one} drop"));
+            if both_ways {
+                batch.push(format!("add rule inet fault output udp dport {port} {family} daddr {one} drop"));
+            }
+        }
+        self.bed.netns(2).run("nft", &[&batch.join("; ")]).unwrap();
+    }
+
+    fn unblock(&self) {
+        self.bed.netns(2).run("nft", &["delete table inet fault"]).unwrap();
+    }
+
+    /// By which of the two backends a node sends to the pods of another one, in both families.
+    fn sends(&self, from: u8, to: u8) -> Result<&'static str, String> {
+        let devices: Vec<String> = self.pods[usize::from(to) - 1]
+            .addresses()
+            .iter()
+            .map(|addr| self.bed.netns(from).ip(&format!("route get {}", addr.ip())).unwrap())
+            .collect();
+        let is_by = |case: &BackendCase| {
+            devices.iter().all(|route| {
+                case.sides().iter().any(|(device, ..)| route.contains(&format!("dev {device} ")))
+            })
+        };
+        [self.case, self.by]
+            .into_iter()
+            .find(|case| is_by(case))
+            .map(|case| case.kind)
+            .ok_or(devices.concat())
+    }
+
+    #[track_caller]
+    fn wait_until_sends(&self, from: u8, to: u8, by: &BackendCase, within: Duration) {
+        eventually(within, &format!("node {from} to send to node {to} by {}", by.kind), || {
+            match self.sends(from, to) {
+                Ok(kind) if kind == by.kind => Ok(()),
+                other => Err(format!("{other:?}\n{}", self.bed.agent(from).last_lines())),
+            }
+        });
+    }
+
+    /// Waits until the status of a node says that this bridges something, or nothing any more.
+    #[track_caller]
+    fn wait_until_told(&self, number: u8, is_bridged: bool) {
+        let said = format!("packets travel by {} meanwhile", self.by.kind);
+        eventually(SOON, "the detour in the status", || {
+            let answer = http_get(self.bed.netns(number), 8471, "/readyz");
+            if answer.contains(&said) == is_bridged { Ok(()) } else { Err(answer) }
+        });
+    }
+
+    /// Waits until all reach all, and returns traffic of which nothing is lost from now on.
+    fn settled(&self) -> Traffic {
+        assert_all_reach_all(&self.pods, self.mtu());
+        self.traffic()
+    }
+
+    /// Pods have the smaller MTU.
+    fn mtu(&self) -> u32 {
+        self.case.mtu(Families::Dual, 1500).min(self.by.mtu(Families::Dual, 1500))
+    }
+}
+
+/// Tells for how long packets of traffic were lost.
+fn tell(traffic: Traffic) {
+    for (dst, report) in traffic.stop() {
+        if env::var_os("DETOUR_TIMES").is_some() {
+            println!("{dst}: {} pings lost, one each {INTERVAL:?}", report.lost);
+        }
+    }
+}
+
+/// A filter in one direction moves that direction alone. The detour outlives a restart of the agent, and ends without a loss.
+#[test]
+fn of_udp_for_vxlan_in_one_direction() {
+    in_sandbox_within(3 * DEADLINE, test_name!(), || {
+        let mut stage = Stage::new(&VXLAN, &UDP);
+        let traffic = stage.traffic();
+        stage.block(false);
+        stage.wait_until_sends(1, 2, &UDP, SOON);
+        stage.wait_until_told(1, true);
+        tell(traffic);
+
+        let traffic = stage.settled();
+        assert_eq!(stage.sends(2, 1).as_deref(), Ok("vxlan"), "what node 2 sends arrives");
+        assert_eq!(stage.sends(1, 3).as_deref(), Ok("vxlan"));
+        traffic.go_on(25);
+        traffic.assert_no_loss();
+        for end in [Bed::stop, Bed::kill] {
+            // The detour itself is in user space, so packets wait for the next agent, and no longer.
+            end(&mut stage.bed, 1);
+            stage.bed.spawn(1, &FLAGS);
+            stage.bed.wait_ready(1);
+            stage.wait_until_told(1, true);
+            assert_eq!(stage.sends(1, 2).as_deref(), Ok("udp"));
+            let log = stage.bed.agent(1).log();
+            assert!(
+                !log.contains("peer is not reached"),
+                "the detour was taken from the first moment: {log}"
+            );
+        }
+        let traffic = stage.settled();
+        stage.unblock();
+        stage.wait_until_sends(1, 2, &VXLAN, PROOF);
+        stage.wait_until_told(1, false);
+        traffic.go_on(25);
+        traffic.assert_no_loss();
+        assert!(!stage.bed.agent(2).log().contains("by a detour"), "node 2 had no need of one");
+    });
+}
+
+/// Both nodes take the detour, and go on by it while the operator takes it out of the config and puts it back.
+fn both_ways(case: &'static BackendCase, by: &'static BackendCase) {
+    let stage = Stage::new(case, by);
+    let traffic = stage.traffic();
+    stage.block(true);
+    for (from, to) in [(1, 2), (2, 1)] {
+        stage.wait_until_sends(from, to, by, SOON);
+        stage.wait_until_told(from, true);
+    }
+    tell(traffic);
+    let traffic = stage.settled();
+    traffic.go_on(50);
+    traffic.assert_no_loss();
+    assert_eq!(stage.sends(3, 2).as_deref(), Ok(case.kind));
+    // Without a detour the tunnel's fault is what pods get.
+    stage.bed.store.put_config(&case.config(Families::Dual)).unwrap();
+    stage.wait_until_sends(1, 2, case, SOON);
+    stage.unblock();
+    assert_all_reach_all(&stage.pods, stage.mtu());
+}
+
+fn refused(case: &'static BackendCase, why: &str) {
+    let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
+    let config = case.config_with(Families::Dual, r#","Fallback":["udp"]"#);
+    let mut bed = Bed::with_config(cluster, new_folder(), case, &config);
+    bed.spawn(1, &FLAGS);
+    eventually(SOON, "the config to be refused", || {
+        let log = bed.agent(1).log();
+        if log.contains("Backend.Fallback[0]") && log.contains(why) { Ok(()) } else { Err(log) }
+    });
+}

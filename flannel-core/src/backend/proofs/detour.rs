@@ -1,0 +1,174 @@
+//! Which peers are reached by a detour, and for how long. Pure: time is an argument.
+//!
+//! A detour begins with the proof that a tunnel is blocked, and ends once packets that were sent by hand have got through that
+//! tunnel for a while. A tunnel that is blocked again soon afterwards must prove itself for twice as long.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::addr::{Family, PerFamily};
+use crate::lease::LeaseKey;
+
+/// For how long a tunnel must let packets through before a detour ends: at first, and at most.
+const PROOF: Duration = Duration::from_secs(60);
+const LONGEST_PROOF: Duration = Duration::from_secs(16 * 60);
+/// A tunnel that is blocked again within this time after a detour was not open for good.
+const SOON: Duration = Duration::from_secs(10 * 60);
+/// For how long a peer that no way leads to stays with its own tunnel.
+const REST: Duration = Duration::from_secs(60);
+/// After which time a detour ends although nothing can be tried by hand, and for how long what was seen of a family counts.
+const UNTRIED: Duration = Duration::from_secs(10 * 60);
+
+/// The detours of a network.
+#[derive(Debug, Default)]
+pub(super) struct Detours {
+    /// The kinds of the backends for detours, the preferred first.
+    ways: Vec<String>,
+    peers: BTreeMap<LeaseKey, Peer>,
+}
+
+/// A peer whose tunnel was blocked.
+#[derive(Debug)]
+struct Peer {
+    /// `None` if it is reached by its own tunnel.
+    detour: Option<Detour>,
+    /// For how long its tunnel must let packets through.
+    proof: Duration,
+    /// When the last detour ended with an open tunnel.
+    returned: Option<Instant>,
+    /// Until when no detour is tried, since none leads to it.
+    rests: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Detour {
+    /// Which of the ways is the first to be taken.
+    at: usize,
+    since: Instant,
+    tunnels: PerFamily<Tunnel>,
+}
+
+/// What was seen of the tunnel in one family.
+#[derive(Debug, Clone, Copy)]
+struct Tunnel {
+    /// When it was tried last.
+    tried: Instant,
+    /// Since when it lets packets through.
+    open: Option<Instant>,
+}
+
+impl Detours {
+    /// Sets the backends for detours. Returns the peers for which that changes the way.
+    pub(super) fn set_ways(&mut self, ways: Vec<String>) -> Vec<LeaseKey> {
+        let before = std::mem::replace(&mut self.ways, ways);
+        let mut changed = Vec::new();
+        for (lease, peer) in &mut self.peers {
+            let Some(detour) = &mut peer.detour else { continue };
+            let by = &before[detour.at];
+            match self.ways.iter().position(|way| way == by) {
+                Some(at) => detour.at = at,
+                None => peer.detour = None,
+            }
+            changed.push(*lease);
+        }
+        changed
+    }
+
+    /// Goes on with a detour of an earlier run.
+    pub(super) fn recall(&mut self, lease: LeaseKey, by: &str, now: Instant) {
+        if let Some(at) = self.ways.iter().position(|way| way == by) {
+            let detour = Some(Detour { at, since: now, tunnels: PerFamily::default() });
+            self.peers.insert(lease, Peer { detour, ..Peer::default() });
+        }
+    }
+
+    /// Nothing gets through to a peer, which was reached by this further backend, or by its own. Returns whether its way changes.
+    pub(super) fn blocked(&mut self, lease: LeaseKey, by: Option<&str>, now: Instant) -> bool {
+        if self.ways.is_empty() {
+            return false;
+        }
+        let peer = self.peers.entry(lease).or_default();
+        match (&mut peer.detour, by) {
+            (None, None) => {
+                if peer.rests.is_some_and(|until| now < until) {
+                    return false;
+                }
+                let was_soon = peer.returned.is_some_and(|at| now < at + SOON);
+                peer.proof = if was_soon { (peer.proof * 2).min(LONGEST_PROOF) } else { PROOF };
+                peer.detour = Some(Detour { at: 0, since: now, tunnels: PerFamily::default() });
+                true
+            }
+            (Some(detour), Some(by)) => {
+                let Some(at) = self.ways.iter().position(|way| way == by) else { return false };
+                if at < detour.at {
+                    // It was seen before the last step.
+                    return false;
+                }
+                if at + 1 < self.ways.len() {
+                    *detour = Detour { at: at + 1, since: now, tunnels: PerFamily::default() };
+                } else {
+                    (peer.detour, peer.rests) = (None, Some(now + REST));
+                }
+                true
+            }
+            // It was seen before the detour began, or ended.
+            _ => false,
+        }
+    }
+
+    /// Whether the tunnel lets packets through to a peer that is reached by a detour. Returns whether that ends it.
+    pub(super) fn tunnel(
+        &mut self,
+        lease: LeaseKey,
+        family: Family,
+        is_open: Option<bool>,
+        now: Instant,
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&lease) else { return false };
+        let Some(detour) = &mut peer.detour else { return false };
+        let tunnel = detour.tunnels.get_mut(family).get_or_insert(Tunnel { tried: now, open: None });
+        tunnel.tried = now;
+        match is_open {
+            Some(true) => _ = tunnel.open.get_or_insert(now),
+            Some(false) => tunnel.open = None,
+            None => tunnel.open = Some(detour.since),
+        }
+        let proof = if is_open.is_none() { UNTRIED } else { peer.proof };
+        let is_proven = |tunnel: &Tunnel| tunnel.open.is_some_and(|since| now >= since + proof);
+        let is_counted = |tunnel: &Tunnel| now < tunnel.tried + UNTRIED;
+        let tunnels = detour.tunnels;
+        let is_over = tunnels.iter().all(|(_, tunnel)| is_proven(tunnel) || !is_counted(tunnel));
+        if is_over {
+            (peer.detour, peer.returned) = (None, Some(now));
+        }
+        is_over
+    }
+
+    pub(super) fn forget(&mut self, lease: &LeaseKey) {
+        self.peers.remove(lease);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.peers.clear();
+    }
+
+    /// The ways to take rather than a peer's own, the best first.
+    pub(super) fn ways(&self, lease: &LeaseKey) -> &[String] {
+        let detour = self.peers.get(lease).and_then(|peer| peer.detour.as_ref());
+        detour.map_or(&[], |detour| &self.ways[detour.at..])
+    }
+
+    /// The peers that have a detour, with the first way of each.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LeaseKey, &str)> {
+        let first = |peer: &Peer| Some(self.ways[peer.detour.as_ref()?.at].as_str());
+        self.peers.iter().filter_map(move |(lease, peer)| Some((*lease, first(peer)?)))
+    }
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { detour: None, proof: PROOF, returned: None, rests: None }
+    }
+}
