@@ -37,7 +37,16 @@ pub async fn transact(client: &mut Client, ops: &[TxnOp]) -> Result<(), Error> {
 
 /// Puts leases.
 pub async fn put(client: &mut Client, backend: &str, leases: std::ops::Range<u32>) -> Result<(), Error> {
-    let put = |n| TxnOp::put(key(n), leases::value(backend, n), None);
+    put_values(client, leases, |n| leases::value(backend, n)).await
+}
+
+/// Writes leases with these values.
+pub async fn put_values(
+    client: &mut Client,
+    leases: std::ops::Range<u32>,
+    value: impl Fn(u32) -> String,
+) -> Result<(), Error> {
+    let put = |n| TxnOp::put(key(n), value(n), None);
     transact(client, &leases.map(put).collect::<Vec<_>>()).await
 }
 

@@ -21,6 +21,12 @@ pub fn config(backend: &str) -> String {
     )
 }
 
+/// The same network with a backend beside the configured one, for detours.
+pub fn config_with_fallback(backend: &str, fallback: &str) -> String {
+    let own = format!(r#""Type":"{backend}""#);
+    config(backend).replace(&own, &format!(r#"{own},"Fallback":["{fallback}"]"#))
+}
+
 /// The first address of a node's subnet, a /24.
 pub fn base(n: u32) -> String {
     let n = n + 1;
@@ -45,6 +51,13 @@ pub fn underlay(backend: &str, n: u32) -> String {
     } else {
         format!("10.200.{}.{}", n / 250, 1 + n % 250)
     }
+}
+
+/// The record's value of a node that receives by another backend, too.
+pub fn value_with_fallback(backend: &str, fallback: &str, n: u32) -> String {
+    let value = value(backend, n);
+    let inner = value.strip_suffix('}').expect("it is an object");
+    format!(r#"{inner},"Receives":[{{"Type":"{fallback}"}}]}}"#)
 }
 
 /// The record's value.

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use flannel_benches::etcd::{put, talk};
+use flannel_benches::etcd::{put_values, talk};
 use flannel_benches::{Fallible, leases, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::bed;
@@ -27,13 +27,27 @@ impl Deref for Bed {
 
 impl Bed {
     /// Nodes, the server and the leases; no agent yet.
-    pub(crate) fn build(flanneld: &Path, flags: &[String], backend: &str, leases: u32) -> Fallible<Self> {
+    pub(crate) fn build(
+        flanneld: &Path,
+        flags: &[String],
+        backend: &str,
+        fallback: Option<&str>,
+        leases: u32,
+    ) -> Fallible<Self> {
         let cluster = Cluster::builder().nodes(2).build()?;
         leases::make_room(&cluster)?;
         let store = EtcdStore::start(&cluster, &[])?;
-        store.put_config(&leases::config(backend))?;
+        let config = fallback.map_or_else(
+            || leases::config(backend),
+            |fallback| leases::config_with_fallback(backend, fallback),
+        );
+        store.put_config(&config)?;
         let lab = flannel_benches::bed(cluster, store, flanneld, flags);
-        talk(&lab, async |client| put(client, backend, 0..leases).await)?;
+        let value = |n| match fallback {
+            Some(fallback) => leases::value_with_fallback(backend, fallback, n),
+            None => leases::value(backend, n),
+        };
+        talk(&lab, async |client| put_values(client, 0..leases, value).await)?;
         Ok(Self { lab, backend: backend.to_owned(), leases })
     }
 

@@ -1,4 +1,4 @@
-//! What an agent costs while nothing changes.
+//! What an agent costs while nothing changes, and what a second backend adds to that.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -10,7 +10,46 @@ use crate::bed::Bed;
 /// Until a start has settled.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// What it costs.
+struct Cost {
+    /// Processor time in milliseconds a minute.
+    cpu: f64,
+    /// Wake-ups a minute.
+    wakeups: f64,
+    /// Resident memory in MiB.
+    resident: f64,
+}
+
 pub(crate) fn run(bed: &Bed, seconds: u64) -> Fallible<()> {
+    let Cost { cpu, wakeups, resident } = measure(bed, seconds)?;
+    println!("\n{}, {} leases in etcd; nothing changes for {seconds} s", bed.backend, bed.leases);
+    println!("  processor time a minute     {cpu:.1} ms");
+    println!("  wake-ups a minute           {wakeups:.0}");
+    println!("  resident memory             {resident:.1} MiB");
+    Ok(())
+}
+
+/// The same without and with a second backend, in turn.
+pub(crate) fn second(
+    seconds: u64,
+    rounds: u32,
+    fallback: &str,
+    bed: impl Fn(Option<&str>) -> Fallible<Bed>,
+) -> Fallible<()> {
+    for round in 1..=rounds {
+        let (alone, both) = (measure(&bed(None)?, seconds)?, measure(&bed(Some(fallback))?, seconds)?);
+        println!("\nround {round}: without {fallback} beside it, with it, and what that adds");
+        let row = |name: &str, one: f64, other: f64| {
+            println!("  {name:<36}{one:8.1}  {other:8.1}  {:+8.1}", other - one);
+        };
+        row("processor time a minute in ms", alone.cpu, both.cpu);
+        row("wake-ups a minute", alone.wakeups, both.wakeups);
+        row("resident memory in MiB", alone.resident, both.resident);
+    }
+    Ok(())
+}
+
+fn measure(bed: &Bed, seconds: u64) -> Fallible<Cost> {
     eprintln!("{}, {} leases in etcd: {seconds} s of idleness", bed.backend, bed.leases);
     let agent = bed.start()?;
     bed.wait_ready()?;
@@ -22,9 +61,5 @@ pub(crate) fn run(bed: &Bed, seconds: u64) -> Fallible<()> {
     let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e3 * a_minute;
     let wakeups = (after.switches - before.switches) as f64 * a_minute;
     let resident = agent.rss()? as f64 / f64::from(1 << 20);
-    println!("\n{}, {} leases in etcd; nothing changes for {seconds} s", bed.backend, bed.leases);
-    println!("  processor time a minute     {cpu:.1} ms");
-    println!("  wake-ups a minute           {wakeups:.0}");
-    println!("  resident memory             {resident:.1} MiB");
-    Ok(())
+    Ok(Cost { cpu, wakeups, resident })
 }

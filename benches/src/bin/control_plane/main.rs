@@ -25,6 +25,8 @@ enum Part {
     Spread,
     /// What it costs while nothing changes.
     Idle,
+    /// What a second backend adds to that.
+    Second,
 }
 
 /// The control plane on etcd: start, spread of leases, idle cost.
@@ -33,12 +35,15 @@ struct Options {
     /// Leases in the store.
     #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000")]
     leases: Vec<u32>,
-    /// Rounds of cold starts.
+    /// Rounds of cold starts, and of idleness without and with a second backend.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// The backend.
     #[arg(long, default_value = "vxlan")]
     backend: String,
+    /// The second backend.
+    #[arg(long, default_value = "udp")]
+    fallback: String,
     /// What to measure.
     #[arg(long, value_delimiter = ',', default_value = "start,spread,idle")]
     parts: Vec<Part>,
@@ -63,11 +68,15 @@ fn main() -> Fallible<ExitCode> {
         let backend = options.backend.as_str();
         for part in &options.parts {
             for leases in &options.leases {
-                let bed = || bed::Bed::build(&flanneld, &options.flag, backend, *leases);
+                let with = |fallback: Option<&str>| {
+                    bed::Bed::build(&flanneld, &options.flag, backend, fallback, *leases)
+                };
+                let bed = || with(None);
                 match part {
                     Part::Start => start::run(options.rounds, bed)?,
                     Part::Spread => spread::run(&bed()?, options.singles)?,
                     Part::Idle => idle::run(&bed()?, options.idle)?,
+                    Part::Second => idle::second(options.idle, options.rounds, &options.fallback, with)?,
                 }
             }
         }
