@@ -191,6 +191,8 @@ always {
         "Packets that the gate let in because it only observes, by the reason for which it would have dropped them.";
     SESSIONS = Gauge "flannel_sessions" ["device", "state"]
         "Sessions of a device with peers, by how far they are; left out for backends whose tunnel has none.";
+    SESSION_PATHS = Gauge "flannel_session_paths" ["device", "path"]
+        "Sessions of a device with peers, by the way that packets to the peer take; left out for backends whose tunnel has none.";
     SESSION_OLDEST = Gauge in Seconds "flannel_session_oldest_handshake_timestamp" ["device"]
         "When the last handshake was with the peer for which that is longest ago, in seconds since 1970; left out before the first one.";
     EVENTS = Counter "flannel_events" ["event"]

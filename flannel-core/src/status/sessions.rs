@@ -69,6 +69,19 @@ impl Session {
         }
     }
 
+    /// The names of all ways in metrics, the plain one first.
+    pub const PATHS: [&'static str; 3] = ["direct", "nat", "relay"];
+
+    /// The name in metrics of the way by which packets reach the peer, one of [`Self::PATHS`].
+    pub fn path_name(&self) -> &'static str {
+        let [direct, nat, relay] = Self::PATHS;
+        match self.path {
+            None => direct,
+            Some(SessionPath::Nat) => nat,
+            Some(SessionPath::Relay(_)) => relay,
+        }
+    }
+
     /// Sets by which way packets reach the peer, if not straight.
     #[must_use]
     pub fn path(self, path: Option<SessionPath>) -> Self {

@@ -1,4 +1,4 @@
-//! The sessions of a tunnel with peers: how many are how far, and each of them if that is asked for.
+//! The sessions of a tunnel with peers: how many are how far and go which way, and each of them if that is asked for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -13,13 +13,16 @@ pub(super) fn in_all(out: &mut Output<'_>, sessions: &[Session]) -> Written {
     for session in sessions {
         devices.entry(session.device.as_str()).or_default().push(session);
     }
-    let states = devices.iter().flat_map(|(device, sessions)| {
-        SessionState::ALL.map(|state| {
-            let count = sessions.iter().filter(|session| session.state == state).count();
-            ([*device, state.name()], count as u64)
+    let counts = |names: [&'static str; 3], name_of: fn(&Session) -> &'static str| {
+        devices.iter().flat_map(move |(device, sessions)| {
+            names.map(|name| {
+                let count = sessions.iter().filter(|session| name_of(session) == name).count();
+                ([*device, name], count as u64)
+            })
         })
-    });
-    out.values(&all::SESSIONS, states)?;
+    };
+    out.values(&all::SESSIONS, counts(SessionState::ALL.map(SessionState::name), |it| it.state.name()))?;
+    out.values(&all::SESSION_PATHS, counts(Session::PATHS, Session::path_name))?;
     let oldest = devices.iter().filter_map(|(device, sessions)| {
         let oldest = sessions.iter().filter_map(|session| session.last_handshake).min()?;
         Some(([*device], unix(oldest)))
@@ -52,25 +55,33 @@ mod tests {
     use flannel_core::addr::Family;
     use flannel_core::agent::{AgentStatus, FirewallOptions};
     use flannel_core::backend::NetworkStatus;
-    use flannel_core::status::Sessions;
+    use flannel_core::status::{SessionPath, Sessions};
     use tokio::sync::watch;
 
     use super::*;
     use crate::{AgentMetrics, Format, Options};
 
-    /// Of one device, whose sessions are: alive, over, and without a handshake.
+    /// Of one device, whose sessions are: two alive by a relay, one over behind a NAT, and a plain one without a handshake.
     fn status() -> AgentStatus {
         let lasts = Duration::from_secs(180);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
-        let of = move |n: u8, ago: Option<u64>| {
+        let of = move |n: u8, ago: Option<u64>, path: Option<SessionPath>| {
             let lease = format!("10.5.{n}.0-24").parse().unwrap();
             let published = format!("192.0.2.{n}:51820").parse().ok();
             let last = ago.map(|ago| now - Duration::from_secs(ago));
             let session = Session::new(lease, "flannel-wg", &[Family::V4], published);
-            session.handshake(last, lasts, now).carried(u64::from(n), 7)
+            session.handshake(last, lasts, now).carried(u64::from(n), 7).path(path)
         };
         let mut network = NetworkStatus::default();
-        network.sessions = Sessions::new(move || vec![of(1, Some(3)), of(2, Some(500)), of(3, None)]);
+        network.sessions = Sessions::new(move || {
+            let relay = SessionPath::Relay("10.5.9.0-24".parse().unwrap());
+            vec![
+                of(1, Some(3), Some(relay)),
+                of(4, Some(9), Some(relay)),
+                of(2, Some(500), Some(SessionPath::Nat)),
+                of(3, None, None),
+            ]
+        });
         let mut status = AgentStatus::new(FirewallOptions::masquerade());
         status.network = Some(network);
         status
@@ -82,9 +93,12 @@ mod tests {
         let metrics = |per_peer| AgentMetrics::new(status.clone(), Options::default().per_peer(per_peer));
         let few = metrics(false).render(Format::OpenMetrics);
         for line in [
-            r#"flannel_sessions{device="flannel-wg",state="alive"} 1"#,
+            r#"flannel_sessions{device="flannel-wg",state="alive"} 2"#,
             r#"flannel_sessions{device="flannel-wg",state="over"} 1"#,
             r#"flannel_sessions{device="flannel-wg",state="none"} 1"#,
+            r#"flannel_session_paths{device="flannel-wg",path="direct"} 1"#,
+            r#"flannel_session_paths{device="flannel-wg",path="nat"} 1"#,
+            r#"flannel_session_paths{device="flannel-wg",path="relay"} 2"#,
             r#"flannel_session_oldest_handshake_timestamp_seconds{device="flannel-wg"} 9500.0"#,
         ] {
             assert!(few.lines().any(|it| it == line), "{line}:\n{few}");
