@@ -5,24 +5,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use flannel_core::error::chain;
+use tokio::runtime::Builder;
 use tracing::{error, info, warn};
 
 use crate::cli::{CleanupOptions, Options};
-use crate::{logs, registry, store};
+use crate::{logs, registry, runtime, store};
 
 /// Cleans up, or says what that would do.
 pub(crate) fn run(options: CleanupOptions) -> ExitCode {
     logs::set_up(&options.common);
     logs::name_unread_variables();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result =
-        runtime.map_err(|error| format!("can't set up the process: {error}").into()).and_then(|runtime| {
-            let result = runtime.block_on(clean_up(options));
-            // A look at a store that hangs must not keep the process.
-            runtime.shutdown_background();
-            result
-        });
-    match result {
+    match runtime::block_on(Builder::new_current_thread(), clean_up(options)) {
         Ok(failures) if failures.is_empty() => ExitCode::SUCCESS,
         Ok(failures) => {
             for failure in &failures {

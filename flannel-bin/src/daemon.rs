@@ -10,27 +10,19 @@ use flannel_control::http::{HttpServer, Page};
 use flannel_control::log::{self, LogLevels};
 use flannel_control::{ControlServer, socket_of};
 use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
-use flannel_core::backend::why_not;
 use flannel_core::error::chain;
 use flannel_metrics::{AgentMetrics, Options as MetricsOptions, Scrapes};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
-use crate::{logs, privileges, registry, store, supervisor};
+use crate::{logs, privileges, registry, runtime, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
 fn in_our_words(error: AgentError) -> Box<dyn Error> {
     match error.failure() {
-        Failure::UnknownBackend(unknown) => {
-            let (kind, known) = (&unknown.kind, unknown.known.join(", "));
-            let Some(why) = why_not(kind) else { return error.into() };
-            let what = format!(
-                "config key Backend.Type can't be used: backend {kind:?} of upstream flannel is not here"
-            );
-            format!("{what}: {why} (this build has: {known})").into()
-        }
         Failure::Firewall { masquerade, .. } => {
             let flag = if *masquerade { "--ip-masq" } else { "--iptables-forward-rules" };
             format!("{flag} can't be done: {}", chain(&error)).into()
@@ -50,18 +42,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Err(error) = privileges::raise_descriptor_limit() {
         warn!(%error, "limit of open files not raised");
     }
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("can't set up the process: {error}").into())
-        .and_then(|runtime| {
-            let result = runtime.block_on(serve(options, levels));
-            // A blocked look-up on another thread must not keep the process from ending.
-            runtime.shutdown_background();
-            result
-        });
-    match result {
+    let mut threads = Builder::new_multi_thread();
+    threads.worker_threads(2);
+    match runtime::block_on(threads, serve(options, levels)) {
         Ok(()) => {
             info!("stopped; the state of the kernel stays");
             ExitCode::SUCCESS

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +13,10 @@ use flannel_core::netns::Netns;
 use flannel_doctor::bundle::Bundle;
 use flannel_doctor::redact::Redactor;
 use flannel_doctor::{Doctor, Host, Places, Report, StoreToAsk};
+use tokio::runtime::Builder;
 
 use crate::cli::{self, DoctorOptions, Options, Store};
-use crate::{logs, privileges, registry, store};
+use crate::{logs, privileges, registry, runtime, store};
 
 /// Examines the host. The worst verdict is the exit status.
 pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
@@ -32,14 +32,7 @@ pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
     }
     // This must be before other threads start. What is missing is in the report.
     let _ = privileges::raise_granted();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.map_err(Into::into).and_then(|runtime| {
-        let result = runtime.block_on(examine(options));
-        // A look at a store that hangs must not keep the process.
-        runtime.shutdown_background();
-        result
-    });
-    match result {
+    match runtime::block_on(Builder::new_current_thread(), examine(options)) {
         Ok(report) => {
             // Nobody may read it, which is no failure of the host.
             let _ = report.write(options.output, &mut io::stdout().lock());
@@ -58,7 +51,7 @@ const USAGE: u8 = 2;
 async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
     let host = Host::new(Netns::current()?).root(&options.root);
     let places = places(options).absolute(&options.root)?;
-    let client = Client::new(socket_of(&below(&options.root, &places.subnet_file)));
+    let client = Client::new(socket_of(&host.path(&places.subnet_file)));
     let wants_events = options.bundle.is_some();
     let asked = tokio::task::spawn_blocking(move || client.report(wants_events));
     // An agent that hangs must not keep the doctor.
@@ -80,11 +73,6 @@ async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
 
 /// How long the running agent has for its answers.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Where a file of the host is for this process.
-fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
-}
 
 fn places(options: &DoctorOptions) -> Places {
     let flags = &options.common;

@@ -12,6 +12,7 @@ mod log_level;
 mod logs;
 mod privileges;
 mod registry;
+mod runtime;
 mod status;
 mod store;
 mod supervisor;

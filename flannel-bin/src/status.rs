@@ -1,11 +1,10 @@
 //! `flanneld status` and `flanneld events`: flags and exit codes around [`flannel_control::show`].
 
-use std::io::{self, Stdout, Write as _};
+use std::io::{self, Stdout};
 use std::process::ExitCode;
 
 use flannel_control::show::{self, Outcome, ShowError, Terminal};
 use flannel_control::{Client, socket_of};
-use flannel_core::error::chain;
 
 use crate::cli::{EventsOptions, StatusOptions};
 
@@ -35,18 +34,8 @@ fn stdout() -> Terminal<Stdout> {
     Terminal::of(io::stdout(), |name| std::env::var_os(name))
 }
 
-/// Says on stderr why there is nothing to show.
-fn end(result: Result<Outcome, ShowError>) -> ExitCode {
-    match result {
-        Ok(Outcome::Good) => ExitCode::SUCCESS,
-        Ok(Outcome::Bad) => ExitCode::from(1),
-        // Whoever reads has seen enough, as `head` does.
-        Err(ShowError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "flanneld: {}", chain(&error));
-            ExitCode::from(error.exit_status())
-        }
-    }
+fn end(shown: Result<Outcome, ShowError>) -> ExitCode {
+    show::outcome("flanneld", shown, &mut io::stderr()).into()
 }
 
 /// The exit status of bad flags, which must not look as if there were no agent.

@@ -125,11 +125,24 @@ pub fn answer(
             let _ = writeln!(out, "{text}");
             0
         }
-        Err(error) => {
-            let _ = writeln!(errors, "{program}: {}", chain(&error));
-            error.exit_status()
-        }
+        Err(error) => failure(program, &error, errors),
     }
+}
+
+/// Writes to `errors` why `program` has shown nothing, if that is so. Returns the exit status of the program: 1 if what was
+/// shown is [not as it should be](Outcome::Bad). That whoever reads has seen enough is no failure.
+pub fn outcome(program: &str, shown: Result<Outcome, ShowError>, errors: &mut impl Write) -> u8 {
+    match shown {
+        Ok(Outcome::Good) => 0,
+        Ok(Outcome::Bad) => 1,
+        Err(ShowError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => failure(program, &error, errors),
+    }
+}
+
+fn failure(program: &str, error: &ShowError, errors: &mut impl Write) -> u8 {
+    let _ = writeln!(errors, "{program}: {}", chain(error));
+    error.exit_status()
 }
 
 /// Shows the status: good if pods can be started.

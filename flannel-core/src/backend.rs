@@ -38,7 +38,7 @@ pub use host_problem::HostProblem;
 pub use maker::{Driven, DriverMaker, DriverNeeds};
 pub use probing::{Answers, ChecksumSwitch, Probing, Tunnel};
 pub use proofs::{PathFact, PathProofs, Proven};
-pub use upstream::why_not;
+pub(crate) use upstream::why_not;
 
 /// What a backend needs to register. [`Registration::new`] takes what every registration needs.
 #[derive(Clone, Copy)]

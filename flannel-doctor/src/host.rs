@@ -76,7 +76,7 @@ impl Host {
     }
 
     /// Where a file of the host is for this process.
-    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         below(&self.root, path.as_ref())
     }
 

@@ -151,6 +151,13 @@ pub fn file_name(text: &str) -> Checked<String> {
     if is_name { Ok(text.to_owned()) } else { Err("the name of a file, such as 10-flannel.conflist") }
 }
 
+/// The name of a variable, as shells have them.
+pub fn variable(text: &str) -> Checked<String> {
+    let is_word = text.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
+    let is_name = is_word && !text.is_empty() && !text.starts_with(|first: char| first.is_ascii_digit());
+    if is_name { Ok(text.to_owned()) } else { Err("the name of a variable") }
+}
+
 /// One of some words. Completions and man pages list them.
 #[derive(Debug, Clone)]
 pub struct OneOf<T: 'static> {
@@ -256,6 +263,14 @@ mod tests {
             assert_eq!(folder(content), Err(CONTENT), "{content}");
         }
         assert!(file_name("a/b").is_err() && file_name("").is_err() && file_name("a").is_ok());
+    }
+
+    #[test]
+    fn a_variable_has_a_name_of_letters_digits_and_underscores() {
+        assert_eq!(variable("DOCKER_OPTS2"), Ok("DOCKER_OPTS2".to_owned()));
+        for text in ["", "2A", "A B", "A=", "Ä"] {
+            assert_eq!(variable(text), Err("the name of a variable"), "{text}");
+        }
     }
 
     proptest! {

@@ -6,12 +6,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_backend_wireguard::Implementation;
+use flannel_control::http::listen_address;
+use flannel_control::log::ModuleLevel;
 use flannel_control::show::Form;
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
@@ -182,7 +185,7 @@ pub(crate) struct Common {
     #[arg(long = "v", help_heading = LOG, value_name = "N", default_value = "0", value_parser = value::int)]
     pub(crate) verbosity: i64,
     /// verbosity by module: a pattern (* and ?) names a crate, a module or a whole path such as flannel_core::netlink
-    #[arg(long, help_heading = LOG, value_name = "PATTERN=N,..", value_parser = value::vmodule)]
+    #[arg(long, help_heading = LOG, value_name = "PATTERN=N,..", value_parser = value::by(ModuleLevel::list))]
     pub(crate) vmodule: VModules,
 }
 
@@ -237,7 +240,7 @@ pub(crate) struct Options {
     pub(crate) vxlan_tx_checksum: TxChecksum,
     /// how often each peer is probed, through the overlay and on the underlay: auto (once a second in a small cluster, more
     /// slowly in a large one), off, or a time such as 30s
-    #[arg(long, help_heading = PROBES, value_name = "auto|off|INTERVAL", default_value = "auto", value_parser = value::probe)]
+    #[arg(long, help_heading = PROBES, value_name = "auto|off|INTERVAL", default_value = "auto", value_parser = value::by(ProbeInterval::from_str))]
     pub(crate) probe: ProbeInterval,
     /// not ready before this share of the peers known at the start answers through the overlay, or the time is over, such as
     /// 80%,60s
@@ -265,7 +268,7 @@ pub(crate) struct Options {
     #[arg(long, help_heading = KUBERNETES, default_value = "true")]
     pub(crate) set_node_network_unavailable: bool,
     /// address that the health server listens on
-    #[arg(long, help_heading = HEALTH, value_name = "IP", default_value = "0.0.0.0", value_parser = value::listen)]
+    #[arg(long, help_heading = HEALTH, value_name = "IP", default_value = "0.0.0.0", value_parser = value::by(listen_address))]
     pub(crate) healthz_ip: String,
     /// port of the health server (/healthz, /readyz and /metrics); 0 for none
     #[arg(long, help_heading = HEALTH, value_name = "PORT", default_value = "0", value_parser = value::port)]
@@ -341,7 +344,7 @@ pub(crate) struct DoctorOptions {
     #[arg(long, value_name = "table|json", default_value = "table", value_parser = value::REPORT_FORM)]
     pub(crate) output: flannel_doctor::ReportForm,
     /// do only this check, or these, separated by commas; can be repeated, and given as words before all flags
-    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = value::CheckName)]
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = value::CHECK)]
     pub(crate) check: Vec<&'static str>,
     /// also write what a bug report needs into this file, without secrets: the report, files of the agent, leases, what ip,
     /// bridge, nft and iptables-save show
@@ -379,7 +382,7 @@ pub(crate) struct LogLevelOptions {
     #[arg(long, value_name = "info|debug|trace|N", value_parser = value::LEVEL)]
     pub(crate) level: Maybe<i64>,
     /// verbosity by module to set, as of the agent's --vmodule; empty for that of no module
-    #[arg(long, value_name = "PATTERN=N,..", value_parser = value::vmodule)]
+    #[arg(long, value_name = "PATTERN=N,..", value_parser = value::by(ModuleLevel::list))]
     pub(crate) modules: VModules,
     /// the subnet file of the agent, beside which its socket is
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]

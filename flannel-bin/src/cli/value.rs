@@ -1,12 +1,10 @@
 //! The values of flags. An error says what the value should be.
 
-use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
-use clap::{Arg, Command};
+use clap::builder::{StringValueParser, TypedValueParser};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_backend_wireguard::Implementation::{self, Auto, Kernel, Userspace};
@@ -16,13 +14,13 @@ use flannel_core::addr::Subnet;
 use flannel_core::error::Expected;
 use flannel_core::firewall::gate::Mode;
 use flannel_core::lease::UnusableAddress;
-use flannel_core::probe::{ProbeInterval, ReadyPeers};
+use flannel_core::probe::ReadyPeers;
 use flannel_core::secret::ServerUrl;
-use flannel_doctor::ReportForm;
+use flannel_doctor::{CHECKS, ReportForm};
 pub(crate) use flannel_flags::value::Maybe;
 pub(super) use flannel_flags::value::{
     Checked, NumberOr, OneOf, address, file, file_name, folder, int, interval, maybe_file, minutes, port,
-    seconds,
+    seconds, variable,
 };
 
 /// Several in one value. By this name it is one type for clap, which has a meaning of its own for `Vec`.
@@ -54,6 +52,11 @@ pub(crate) enum Part {
     Plugin,
     /// The conflist.
     Conf,
+}
+
+/// A parser of a library, whose error says what the text should be.
+pub(super) fn by<T>(parse: fn(&str) -> Result<T, Expected>) -> impl Fn(&str) -> Checked<T> + Clone + use<T> {
+    move |text| parse(text).map_err(|Expected(what)| what)
 }
 
 pub(super) fn store(text: &str) -> Checked<Store> {
@@ -96,11 +99,6 @@ where
     UnusableAddress::check(addr).map(Some).map_err(|why| format!("{expected} of this node: {why}"))
 }
 
-/// An address of this host to listen on, or none for all of them.
-pub(super) fn listen(text: &str) -> Checked<String> {
-    flannel_control::http::listen_address(text).map_err(|Expected(what)| what)
-}
-
 pub(super) fn urls() -> impl TypedValueParser<Value = Urls> {
     StringValueParser::new().map(|text| text.split(',').map(Into::into).collect())
 }
@@ -124,30 +122,18 @@ pub(super) const EVENT_FORM: OneOf<Form> =
 pub(super) const REPORT_FORM: OneOf<ReportForm> =
     OneOf { words: &[("table", ReportForm::Table), ("json", ReportForm::Json)], expected: "table or json" };
 
-/// The name of a check of the doctor. Completions and man pages list them.
-#[derive(Clone)]
-pub(super) struct CheckName;
-
-impl TypedValueParser for CheckName {
-    type Value = &'static str;
-
-    fn parse_ref(
-        &self,
-        command: &Command,
-        arg: Option<&Arg>,
-        value: &OsStr,
-    ) -> Result<&'static str, clap::Error> {
-        let find = |text: String| {
-            let check = flannel_doctor::Check::named(&text);
-            check.map(|check| check.name).ok_or("the name of a check, which flanneld doctor --help lists")
-        };
-        StringValueParser::new().try_map(find).parse_ref(command, arg, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(flannel_doctor::CHECKS.iter().map(|check| PossibleValue::new(check.name))))
-    }
-}
+pub(super) const CHECK: OneOf<&'static str> = OneOf {
+    words: &{
+        let mut words = [("", ""); CHECKS.len()];
+        let mut at = 0;
+        while at < words.len() {
+            words[at] = (CHECKS[at].name, CHECKS[at].name);
+            at += 1;
+        }
+        words
+    },
+    expected: "the name of a check, which flanneld doctor --help lists",
+};
 
 pub(super) const NEXT_HOP_OBJECTS: OneOf<NextHopObjects> =
     OneOf { words: &[("auto", NextHopObjects::Auto), ("off", NextHopObjects::Off)], expected: "auto or off" };
@@ -172,10 +158,6 @@ pub(super) const TX_CHECKSUM: OneOf<TxChecksum> = OneOf {
     expected: "auto, keep or off",
 };
 
-pub(super) fn probe(text: &str) -> Checked<ProbeInterval> {
-    text.parse().map_err(|Expected(what)| what)
-}
-
 pub(super) fn ready_peers(text: &str) -> Checked<Maybe<ReadyPeers>> {
     (!text.is_empty()).then(|| text.parse()).transpose().map_err(|Expected(what)| what)
 }
@@ -190,13 +172,3 @@ pub(super) const LEVEL: NumberOr = NumberOr(OneOf {
     words: &[("info", 0), ("debug", 1), ("trace", 4)],
     expected: "info, debug, trace or a whole number",
 });
-
-pub(super) fn vmodule(text: &str) -> Checked<VModules> {
-    ModuleLevel::list(text).map_err(|Expected(what)| what)
-}
-
-pub(super) fn variable(text: &str) -> Checked<String> {
-    let is_word = text.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
-    let is_name = is_word && !text.is_empty() && !text.starts_with(|first: char| first.is_ascii_digit());
-    if is_name { Ok(text.to_owned()) } else { Err("the name of a variable") }
-}

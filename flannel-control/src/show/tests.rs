@@ -78,6 +78,25 @@ fn what_a_backend_does_is_told_in_words() {
 }
 
 #[test]
+fn an_exit_status_says_what_was_shown() {
+    let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+    let full = io::Error::from(io::ErrorKind::StorageFull);
+    for (shown, want) in [
+        (Ok(Outcome::Good), (0, "")),
+        (Ok(Outcome::Bad), (1, "")),
+        (Err(ShowError::Output(broken)), (0, "")),
+        (Err(ShowError::Output(full)), (3, "flanneld: can't write the answer: no storage space\n")),
+        (Err(ShowError::NoPeer("x".into())), (1, "flanneld: no peer has \"x\"")),
+    ] {
+        let (case, mut errors) = (format!("{shown:?}"), Vec::new());
+        let status = outcome("flanneld", shown, &mut errors);
+        let errors = String::from_utf8(errors).unwrap();
+        assert!(status == want.0 && errors.starts_with(want.1), "{case}: {status} {errors}");
+        assert_eq!(errors.is_empty(), want.1.is_empty(), "{case}: {errors}");
+    }
+}
+
+#[test]
 fn on_a_terminal_the_next_agent_is_awaited() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sock");

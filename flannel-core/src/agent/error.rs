@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, why_not};
 use crate::firewall::FirewallError;
 use crate::kernel::KernelError;
 use crate::subnet::SubnetError;
@@ -108,11 +108,37 @@ pub enum Failure {
 
 /// The network config names a backend that the agent does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {kind:?} is unknown; this agent has: {}", known.join(", "))]
+#[error("backend {kind:?} {}; this agent has: {}", what_of(kind), known.join(", "))]
 #[non_exhaustive]
 pub struct UnknownBackend {
     /// The kind that the network config names.
     pub kind: String,
     /// The kinds that the agent has.
     pub known: Vec<String>,
+}
+
+/// What is to be said of a kind that the agent does not have.
+fn what_of(kind: &str) -> String {
+    let of_upstream = |why| format!("of upstream flannel is not here: {why}");
+    why_not(kind).map_or_else(|| "is unknown".to_owned(), of_upstream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_of_upstream_is_refused_with_the_reason_and_the_way_out() {
+        for (kind, want) in [
+            ("vxlna", "backend \"vxlna\" is unknown; this agent has: vxlan, udp"),
+            (
+                "gce",
+                "backend \"gce\" of upstream flannel is not here: upstream has removed it; take alloc and let",
+            ),
+        ] {
+            let known = ["vxlan", "udp"].map(str::to_owned).to_vec();
+            let error = UnknownBackend { kind: kind.to_owned(), known }.to_string();
+            assert!(error.starts_with(want) && error.ends_with("; this agent has: vxlan, udp"), "{error}");
+        }
+    }
 }

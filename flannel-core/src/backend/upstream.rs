@@ -19,7 +19,7 @@ const UPSTREAM: [(&str, &str, &str); 6] = [
 ];
 
 /// Why this project has no backend of a kind that upstream has, or had, and what to take instead; `None` for another kind.
-pub fn why_not(kind: &str) -> Option<String> {
+pub(crate) fn why_not(kind: &str) -> Option<String> {
     let (_, why, way_out) = UPSTREAM.iter().find(|(upstream, ..)| *upstream == kind)?;
     Some(format!("{why}; {way_out}"))
 }
