@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use flannel_core::addr::{Family, LinkIndex, PerFamily, Subnet};
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route, Through};
+use flannel_core::addr::{Family, LinkIndex, PerFamily};
+use flannel_core::dataplane::{Object, Route};
 use flannel_core::gojson::GoObject;
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -229,7 +229,7 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
             }
             Claim::Key(*link, of_second.0, at.ip(), port)
         });
-        peer.objects.push(Object::Route(route(*subnet, by_link)));
+        peer.objects.push(Object::Route(Route::by_device(*subnet, by_link)));
         let of_family = lease.attrs.underlay(family).ok().map(Claim::Underlay);
         for claim in [Claim::Underlay(at.ip()), first].into_iter().chain(second).chain(of_family) {
             if !peer.claims.contains(&claim) {
@@ -242,20 +242,6 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
     }
     peer.data = more.encode();
     Ok(peer)
-}
-
-/// The route to a subnet through a device: WireGuard itself knows which peer has it.
-pub(crate) fn route(dst: Subnet, link: LinkIndex) -> Route {
-    Route {
-        dst,
-        metric: Route::default_metric(dst.family()),
-        via: None,
-        link: Some(link),
-        onlink: false,
-        through: Through::Itself,
-        protocol: ROUTE_PROTOCOL,
-        plain: true,
-    }
 }
 
 /// Where a node is reached, and what it publishes there.

@@ -117,7 +117,7 @@ impl Host {
 }
 
 fn route(dst: &str, link: LinkIndex) -> Route {
-    peer::route(dst.parse().unwrap(), link)
+    Route::by_device(dst.parse().unwrap(), link)
 }
 
 #[tokio::test(start_paused = true)]

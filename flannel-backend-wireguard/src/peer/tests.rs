@@ -81,7 +81,7 @@ fn in_separate_mode_each_family_has_its_device_and_endpoint() {
     let dual = peer(&lease(DUAL, &value), &paths).unwrap();
     assert_eq!(endpoints(&dual), [(4, "192.0.2.11:51820".to_owned()), (6, "[2001:db8::11]:4001".to_owned())]);
     let routes = [("10.5.1.0/24", 4), ("fd00:5::/64", 6)]
-        .map(|(dst, link)| Object::Route(route(dst.parse().unwrap(), LinkIndex(link))));
+        .map(|(dst, link)| Object::Route(Route::by_device(dst.parse().unwrap(), LinkIndex(link))));
     assert_eq!(dual.objects, routes);
     let v4 = PerFamily { v6: None, ..LINKS };
     let ours_alone = peer(&lease(DUAL, &value), &Paths { links: &v4, ..paths }).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flannel_core::addr::{LinkIndex, Subnet};
 use flannel_core::config::NetworkConfig;
+use flannel_core::dataplane::{Object, Route};
 use flannel_core::lease::Unknown;
 use flannel_core::netns::Netns;
 use flannel_core::peers::Claim;
@@ -13,7 +14,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::PeerState;
-use crate::peer::route;
 use crate::plan::DesiredPeer;
 use crate::provider::{Provider, create};
 use crate::testing::FakeDevices;
@@ -70,7 +70,7 @@ impl Bench {
         let mut peer = Peer::default();
         let subnet = lease.subnets().v4.unwrap();
         peer.claims.extend([Claim::Subnet(subnet), Claim::Key(link, key(of).0, address, 51820)]);
-        peer.objects.push(flannel_core::dataplane::Object::Route(route(subnet, link)));
+        peer.objects.push(Object::Route(Route::by_device(subnet, link)));
         self.leases.insert(lease, peer);
     }
 
