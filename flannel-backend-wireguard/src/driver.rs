@@ -1,29 +1,31 @@
 //! The WireGuard backend's part of the reconcile loop: the devices with their keys and peers, and the routes to them.
 
 mod ensure;
+mod hold;
+mod look;
 mod nat;
+mod ours;
+mod recall;
 mod rotate;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use flannel_backend_udp::datapath::Path;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet};
 use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel as ProbedTunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
+use flannel_core::dataplane::Object;
 use flannel_core::error::chain;
-use flannel_core::events::NetworkEvent;
 use flannel_core::inspect::{CommandError, Differences, PeerObject};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{AppliedConfig, Devices, Driver, Held, Prune};
-use flannel_core::status::{Counters, DeviceStatus, Harm, Problem, Reason, Sessions, Subject, ipv6_refused};
+use flannel_core::status::{Counters, DeviceStatus, Problem, Reason, Sessions, ipv6_refused};
 use flannel_core::underlay;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -36,16 +38,11 @@ use crate::nat::NatOptions;
 use crate::peer::{self, Paths, Second};
 use crate::plan::Wish;
 use crate::provider::Chosen;
-use crate::tunnel::{Common, Shown, Tunnel};
+use crate::tunnel::{Shown, Tunnel};
 
+use look::Look;
 pub(crate) use nat::Nat;
 pub(crate) use rotate::Rotation;
-
-/// How often the errors that the devices count are looked at. They grow when packets meet a peer that is gone or lost
-/// an address, of which the kernel sends no notification.
-const LOOK: Duration = Duration::from_secs(2);
-/// The longest time between two looks while errors grow and nothing is found.
-const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// One family's side of the backend.
 #[derive(Debug, Clone)]
@@ -84,15 +81,6 @@ pub(crate) struct WireguardDriver {
     sessions: Sessions,
 }
 
-/// The cheap look between two resyncs.
-struct Look {
-    next: Instant,
-    every: Duration,
-    /// The errors that the devices had counted at the last look.
-    errors: Option<u64>,
-    counters: Counters,
-}
-
 impl WireguardDriver {
     pub(crate) fn new(
         netns: Netns,
@@ -108,7 +96,7 @@ impl WireguardDriver {
         let names = tunnels.iter().map(|tunnel| tunnel.name.to_owned()).collect();
         let counters = Counters::of_devices(netns.clone(), names);
         let nat = Nat::new(NatOptions::default(), None, &tunnels);
-        let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
+        let look = Look::new(counters);
         let shown = Shown::default();
         let sessions = shown.sessions();
         let (recalled, alarm, lower) = (Vec::new(), Arc::default(), None);
@@ -160,37 +148,6 @@ impl WireguardDriver {
         PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.published))
     }
 
-    fn tunnel_at(&self, link: LinkIndex) -> Option<&Tunnel> {
-        self.tunnels.iter().find(|tunnel| tunnel.link.as_ref().is_some_and(|it| it.index == link))
-    }
-
-    /// Takes the endpoints that peers had published when this node last stored them as those in force.
-    fn settle_recalled(&mut self) {
-        let links = self.links();
-        if self.recalled.is_empty() || links.is_empty() {
-            return;
-        }
-        for lease in std::mem::take(&mut self.recalled) {
-            let Ok(peer) = self.peer(&lease) else { continue };
-            for (link, key, at) in keys(&peer) {
-                let tunnel =
-                    self.tunnels.iter_mut().find(|it| it.link.as_ref().is_some_and(|it| it.index == link));
-                if let Some(tunnel) = tunnel {
-                    tunnel.settled.entry(key).or_insert(at);
-                }
-            }
-        }
-    }
-
-    /// Names the peers that had sessions before to devices that may have lost them.
-    fn expect_settled(&self) {
-        for tunnel in &self.tunnels {
-            if let Some(device) = &tunnel.device {
-                device.expect(&tunnel.settled.keys().copied().collect::<Vec<_>>());
-            }
-        }
-    }
-
     /// Who moves packets, whether the kernel could not, and by which way, in a few words: the log has the kernel's answer and
     /// the path of each device.
     fn path(&self) -> String {
@@ -207,72 +164,6 @@ impl WireguardDriver {
         let each = self.tunnels.iter().filter_map(|tunnel| tunnel.device.as_ref()?.counters());
         each.fold(Counters::default(), Counters::and)
     }
-
-    fn in_overlay(&self, subnet: Subnet) -> bool {
-        self.sides.get(subnet.family()).is_some_and(|side| side.network.covers(subnet))
-    }
-
-    /// Holds the content of all devices. Errors of one do not keep the others from it.
-    async fn hold_all(&mut self, read: bool, prune: Prune<'_>) -> Held {
-        let mut held = Held::default();
-        let now = SystemTime::now();
-        let networks = self.sides.iter().map(|(_, side)| side.network).collect();
-        let common = Common { config: &self.config, key: &self.key, networks };
-        for tunnel in &mut self.tunnels {
-            let name = tunnel.name;
-            match tunnel.hold(read, &common, prune, now).await {
-                Ok(outcome) => {
-                    held.changed |= outcome.done.is_some();
-                    held.events.extend(
-                        outcome
-                            .done
-                            .map(|detail| NetworkEvent::DeviceChanged { link: name.to_owned(), detail }),
-                    );
-                    held.notes.extend(outcome.ahead.map(|at| clock_set_back(name, at, now)));
-                    for (ip, key) in outcome.held_back {
-                        let cause = format!(
-                            "device {name}: peer {key} can't have {ip} yet: another peer has it that must stay, since \
-                             it is not of this agent, or its record can't be read"
-                        );
-                        held.notes.push(Problem::new(Subject::Device, Harm::Some, cause));
-                    }
-                    if outcome.foreign > 0 {
-                        let cause = format!(
-                            "device {name} has peers of somebody else: {}; they stay",
-                            outcome.foreign
-                        );
-                        held.notes.push(Problem::new(Subject::Device, Harm::None, cause));
-                    }
-                }
-                Err(error) => {
-                    tunnel.forget();
-                    let error = ensure::explain(&error, &common, tunnel, &self.netns);
-                    held.problems.add(tunnel.family(), format!("device {name}: {error}"));
-                }
-            }
-        }
-        held
-    }
-}
-
-/// The keys that a peer has on our devices, and where it receives.
-fn keys(peer: &Peer) -> impl Iterator<Item = (LinkIndex, PublicKey, SocketAddr)> + '_ {
-    peer.claims.iter().filter_map(|claim| match claim {
-        Claim::Key(link, key, at, port) => Some((*link, PublicKey(*key), SocketAddr::new(*at, *port))),
-        _ => None,
-    })
-}
-
-fn clock_set_back(name: &str, at: SystemTime, now: SystemTime) -> Problem {
-    let ahead = at.duration_since(now).unwrap_or_default().as_secs();
-    let reason = Reason::new(
-        format!(
-            "device {name}: the clock of this host was set back, the last handshake was {ahead} s later than now; \
-             peers refuse handshakes that are not newer than the last one (TAI64N)"
-        ),
-        "set the clock right",
-    );
-    Problem::new(Subject::Device, Harm::Some, reason)
 }
 
 /// The tunnel as probes see it: nobody but the device can make its messages, and it ignores all others.
@@ -427,38 +318,12 @@ impl Driver for WireguardDriver {
         }
     }
 
-    /// The addresses of the devices. Below all routes to peers is a blackhole for each network: what has no way through a
-    /// tunnel, because the peer is not known, has no key, or the device is gone, must not leave by a default route.
     fn own_objects(&self) -> Vec<Object> {
-        let (first, second) = (self.links(), self.second_links());
-        let mut objects = Vec::new();
-        for (family, side) in self.sides.iter() {
-            objects.push(Object::Route(Route::blackhole(side.network)));
-            let Some(subnet) = side.subnet else { continue };
-            let host = Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
-            // What this node sends by itself has the address of the device by which it leaves.
-            for link in [first.get(family), second.get(family)].into_iter().flatten() {
-                objects.push(Object::Address(Address { link: *link, addr: host.into() }));
-            }
-        }
-        objects
+        self.objects_of_node()
     }
 
     fn own_claims(&self) -> Vec<Claim> {
-        let (links, key) = (self.links(), self.key.public());
-        let (second, second_key) = (self.second_links(), self.second_key().public());
-        let mut claims = Vec::new();
-        for (family, side) in self.sides.iter() {
-            claims.extend(side.subnet.map(Claim::Subnet));
-            // Behind NAT the node has both addresses.
-            claims.extend([Claim::Underlay(side.published), Claim::Underlay(side.local)]);
-            let port = self.config.port(family);
-            claims.extend(links.get(family).map(|link| Claim::Key(*link, key.0, side.published, port)));
-            let port = self.config.second_port(family);
-            claims
-                .extend(second.get(family).map(|link| Claim::Key(*link, second_key.0, side.published, port)));
-        }
-        claims
+        self.claims_of_node()
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
@@ -536,14 +401,7 @@ impl Driver for WireguardDriver {
                 }
                 () = tokio::time::sleep_until(self.look.next) => {}
             }
-            let counted = self.look.counters.read();
-            let dropped = counted.iter().flat_map(|counters| &counters.dropped);
-            let errors = dropped.filter(|it| it.reason.ends_with("_errors")).map(|it| it.packets).sum();
-            let before = self.look.errors.replace(errors);
-            let grew = before.is_some_and(|before| errors > before);
-            self.look.every = if grew { (self.look.every * 2).min(LONGEST_LOOK) } else { LOOK };
-            self.look.next = Instant::now() + self.look.every;
-            if grew {
+            if self.look.finds_more_errors() {
                 return;
             }
         }
@@ -560,22 +418,8 @@ impl Driver for WireguardDriver {
         scopes.flatten().collect()
     }
 
-    /// On our own devices, objects in our network are ours, such as Go flannel's route for the whole network. The
-    /// kernel's own routes, and everything else that somebody put there, stay.
     fn owns(&self, object: &Object) -> bool {
-        let is_ours = |link: LinkIndex| self.tunnel_at(link).is_some();
-        match object {
-            Object::Address(address) => {
-                let side = self.sides.get(Family::of(address.addr.ip()));
-                is_ours(address.link) && side.is_some_and(|side| side.network.contains(address.addr.ip()))
-            }
-            Object::Route(route) => {
-                route.link.is_some_and(is_ours)
-                    && route.protocol != KERNEL_PROTOCOL
-                    && self.in_overlay(route.dst)
-            }
-            Object::Neighbour(_) | Object::Fdb(_) | Object::NextHop(_) => false,
-        }
+        self.is_ours(object)
     }
 
     fn explain(&self, refusal: &Refusal) -> Option<Reason> {

@@ -167,8 +167,13 @@ impl Roster {
 
 /// The key that a peer has on a link, and where it receives.
 pub(crate) fn key_on(peer: &Peer, link: LinkIndex) -> Option<(PublicKey, SocketAddr)> {
-    peer.claims.iter().find_map(|claim| match claim {
-        Claim::Key(on, key, at, port) if *on == link => Some((PublicKey(*key), SocketAddr::new(*at, *port))),
+    keys(peer).find(|(on, ..)| *on == link).map(|(_, key, at)| (key, at))
+}
+
+/// The keys that a peer has on our devices, and where it receives.
+pub(crate) fn keys(peer: &Peer) -> impl Iterator<Item = (LinkIndex, PublicKey, SocketAddr)> + '_ {
+    peer.claims.iter().filter_map(|claim| match claim {
+        Claim::Key(link, key, at, port) => Some((*link, PublicKey(*key), SocketAddr::new(*at, *port))),
         _ => None,
     })
 }

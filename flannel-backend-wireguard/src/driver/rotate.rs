@@ -17,11 +17,12 @@ use flannel_core::status::{Harm, Problem, Subject};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{WireguardDriver, keys};
+use super::WireguardDriver;
 use crate::device::DeviceState;
 use crate::key::{PrivateKey, PublicKey};
 use crate::key_file;
 use crate::peer::{self, Keys};
+use crate::roster::{key_on, keys};
 use crate::rotation::{Keepalive, Phase, Quiet, Sessions, Way, keepalive, way};
 use crate::tunnel::Tunnel;
 
@@ -254,8 +255,10 @@ impl WireguardDriver {
             else {
                 continue;
             };
-            let key_on = |on| keys(peer).find(|(link, ..)| *link == on).map(|(_, key, _)| key);
-            let (Some(first_key), Some(second_key)) = (key_on(first), key_on(second)) else { continue };
+            let (Some((first_key, _)), Some((second_key, _))) = (key_on(peer, first), key_on(peer, second))
+            else {
+                continue;
+            };
             let phase = Phase::of(first_key, is_changing.then_some(second_key));
             let is_second =
                 |object: &Object| matches!(object, Object::Route(route) if route.link == Some(second));
