@@ -108,6 +108,33 @@ fn every_link_leads_somewhere() {
     assert!(documents.len() > 30 && links > 100, "{links} links in {}", documents.len());
 }
 
+/// Code hosts show a picture in a page of any colour, and run nothing in it.
+#[test]
+fn every_picture_is_shown_and_needs_nothing_else() {
+    let documents = documents();
+    let shown: BTreeSet<String> = documents
+        .iter()
+        .flat_map(|(name, document)| document.links.iter().map(move |link| (name, link)))
+        .filter(|(_, link)| !link.contains(':') && !link.starts_with('#'))
+        .map(|(name, link)| target(name, link))
+        .collect();
+    let mut all = Vec::new();
+    publishing::files(&path("docs/pictures"), &mut all);
+    all.retain(|name| Path::new(name).extension().is_some_and(|it| it == "svg"));
+    assert!(all.len() >= 4, "{all:?}");
+    for name in &all {
+        let picture = file(name);
+        assert!(shown.contains(name), "no document shows {name}");
+        assert!(
+            picture.contains("<title>") && picture.contains(r#"<rect width="100%" height="100%""#),
+            "{name}"
+        );
+        for word in ["<script", "<style", "href", "url(", "<!", "<foreignObject"] {
+            assert!(!picture.contains(word), "{word} in {name}");
+        }
+    }
+}
+
 #[test]
 fn the_book_has_every_document_once() {
     let summary = Document::read(&file("docs/SUMMARY.md"));
