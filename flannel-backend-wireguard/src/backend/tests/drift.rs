@@ -57,8 +57,8 @@ async fn a_device_that_vanishes_is_made_again_and_nothing_leaves_meanwhile() {
     assert_eq!(host.peers("flannel-wg"), before);
     assert_eq!(host.devices.state(host.link("flannel-wg")).private_key, Some(host.key()));
     let link = host.link("flannel-wg");
-    let address = Address { link, addr: "10.5.1.0/32".parse().unwrap() };
-    let _ = address;
+    let address = Object::Address(Address { link, addr: "10.5.1.0/32".parse().unwrap() });
+    assert_eq!(host.kernel.objects().get(&address.key()), Some(address));
     assert!(host.kernel.objects().get(&Object::Route(route("10.5.99.0/24", link)).key()).is_some());
     assert_eq!(running.status.borrow().device_problem(), None);
 }
