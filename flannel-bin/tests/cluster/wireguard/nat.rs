@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flannel_lab::bed::HEALTH_PORT;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::nat::{NatBox, NatKind};
 use flannel_lab::netns::Netns;
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use super::plain::Plain;
 use crate::backends::BackendCase;
-use crate::harness::{Bed, FLANNELD, Folder, SOON, Traffic, new_folder};
+use crate::harness::{Bed, FLANNELD, Folder, SOON, Traffic, http_get, new_folder};
 
 /// How soon two nodes behind NATs reach each other.
 const JOINED: Duration = Duration::from_secs(10);
@@ -83,6 +84,16 @@ impl Site {
         let (key, _) = self.bed.record_of(with);
         let sessions = status["network"]["sessions"].as_array().unwrap();
         sessions.iter().find(|session| session["lease"] == key.as_str()).unwrap_or(&Value::Null).clone()
+    }
+
+    /// How many sessions of a node go which way, as its metrics count them.
+    fn paths(&self, number: u8) -> [u64; 3] {
+        let metrics = http_get(self.bed.netns(number), HEALTH_PORT, "/metrics");
+        ["direct", "nat", "relay"].map(|path| {
+            let series = format!("flannel_session_paths{{device=\"flannel-wg\",path=\"{path}\"}} ");
+            let value = metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok());
+            value.unwrap_or_else(|| panic!("no {series}in {metrics}"))
+        })
     }
 
     /// The node that relays between two.
@@ -163,6 +174,11 @@ pub(super) fn relayed(case: &'static BackendCase) {
     let (a, b) = (site.behind(0), site.behind(1));
     let relay = site.relay(a, b).unwrap_or_else(|| panic!("{}", site.session(a, b)));
     assert_eq!(site.relay(b, a), Some(relay));
+    // Two public nodes see each other as they are, and two nodes behind NATs.
+    eventually(SOON, "the ways to be counted", || {
+        let paths = [a, b, 1, 2].map(|number| site.paths(number));
+        if paths == [[0, 2, 1], [0, 2, 1], [1, 2, 0], [1, 2, 0]] { Ok(()) } else { Err(format!("{paths:?}")) }
+    });
     let traffic = slow_traffic(&pods[0], &pods[1]);
     traffic.go_on(20);
     let began = Instant::now();
