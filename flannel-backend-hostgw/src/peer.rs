@@ -69,6 +69,7 @@ mod tests {
                 onlink: false,
                 through: Through::Itself,
                 protocol: 102,
+                mtu: None,
                 plain: true,
             })
         };

@@ -122,6 +122,7 @@ fn route(dst: &str, via: &str, link: LinkIndex) -> Route {
         onlink: false,
         through: Through::Itself,
         protocol: 102,
+        mtu: None,
         plain: true,
     }
 }

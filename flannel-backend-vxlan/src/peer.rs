@@ -162,6 +162,7 @@ mod tests {
                 onlink: true,
                 through: Through::Itself,
                 protocol: 102,
+                mtu: None,
                 plain: true,
             };
             assert_eq!(routes, [want]);

@@ -316,6 +316,7 @@ async fn leftovers_in_our_network_go_and_strangers_stay(objects: bool) {
             onlink: true,
             through: Through::Itself,
             protocol: 3,
+            mtu: None,
             plain: true,
         }),
         Object::Address(Address { link, addr: "10.5.200.0/32".parse().unwrap() }),
@@ -332,6 +333,7 @@ async fn leftovers_in_our_network_go_and_strangers_stay(objects: bool) {
             onlink: true,
             through: Through::Itself,
             protocol,
+            mtu: None,
             plain: true,
         })
     };
@@ -399,6 +401,7 @@ async fn routes_of_host_gw_are_moved_in_place_and_others_stay(objects: bool) {
             onlink: false,
             through: Through::Itself,
             protocol,
+            mtu: None,
             plain: true,
         })
     };

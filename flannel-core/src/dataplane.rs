@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
+use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Subnet, Vni};
 
 pub use named::NamedObject;
 pub use set::Dataplane;
@@ -111,8 +111,15 @@ pub struct Route {
     pub through: Through,
     /// `rtm_protocol`: who wrote it. It has no effect on packets.
     pub protocol: u8,
-    /// Whether it has only attributes that we write, so no metrics, preferred source, several next hops, or another
-    /// type than unicast and blackhole.
+    /// The MTU of packets that take this route, in bytes with their IP header, whatever path MTU discovery finds
+    /// (`mtu lock` in `ip route`: `RTAX_MTU` and its bit in `RTAX_LOCK`); `None` for that of the link.
+    ///
+    /// The kernel keeps none above 65520. For IPv6 it must be 1280 or more (RFC 8201 section 4): no host makes its packets
+    /// smaller, so those above a smaller MTU would be lost. A route with an MTU must not share its next-hop object with
+    /// another route: the kernel would treat all IPv4 packets through that object alike.
+    pub mtu: Option<Mtu>,
+    /// Whether it has only attributes that we write, so no metrics but `mtu`, no preferred source, several next hops, or
+    /// another type than unicast and blackhole.
     pub plain: bool,
 }
 
@@ -132,6 +139,7 @@ impl Route {
             onlink: false,
             through: Through::Nowhere,
             protocol: ROUTE_PROTOCOL,
+            mtu: None,
             plain: true,
         }
     }
@@ -154,6 +162,7 @@ impl Route {
             onlink: false,
             through: Through::Itself,
             protocol: ROUTE_PROTOCOL,
+            mtu: None,
             plain: true,
         }
     }

@@ -92,6 +92,7 @@ mod tests {
             onlink: false,
             through: Through::Itself,
             protocol: 2,
+            mtu: None,
             plain: false,
         }
     }

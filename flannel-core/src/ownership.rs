@@ -180,16 +180,16 @@ fn is_like_go(route: &Route) -> bool {
     is_default_of(BOOT_PROTOCOL, route) && route.via.is_some()
 }
 
-/// Whether a route has this protocol and no metric of its own.
+/// Whether a route has this protocol, and neither a metric nor an MTU of its own.
 fn is_default_of(protocol: u8, route: &Route) -> bool {
     let metric = Route::default_metric(route.dst.family());
-    route.protocol == protocol && route.plain && route.metric == metric
+    route.protocol == protocol && route.plain && route.mtu.is_none() && route.metric == metric
 }
 
-/// Whether a route equals the desired one except for its protocol, as a Go node leaves it. Such a route is adopted: it
+/// Whether a route equals the desired one except for its protocol and MTU, as a Go node leaves it. Such a route is adopted: it
 /// is ours, and is replaced by one with our protocol.
 pub fn is_adoptable(have: &Route, want: &Route) -> bool {
-    is_like_go(have) && Route { protocol: want.protocol, ..*have } == *want
+    is_like_go(have) && Route { protocol: want.protocol, mtu: want.mtu, ..*have } == *want
 }
 
 #[cfg(test)]

@@ -201,6 +201,7 @@ impl Host {
                         link: Some(link.index),
                         onlink: false,
                         protocol: 3,
+                        mtu: None,
                         plain: true,
                         through: Through::Itself,
                     });
@@ -312,6 +313,7 @@ fn leftover(link: LinkIndex, device: usize, n: u8) -> Object {
             link: Some(link),
             onlink: true,
             protocol: 3,
+            mtu: None,
             plain: true,
             through: Through::Itself,
         }),

@@ -54,7 +54,7 @@ pub fn put(
             )
         }
         Object::Route(route) => {
-            let Route { dst, metric, via, link: on, onlink, through, protocol, .. } = route;
+            let Route { dst, metric, via, link: on, onlink, through, protocol, mtu, plain: _ } = route;
             let verb = if replaces { "replace" } else { "add" };
             let kind = if through == Through::Nowhere { "blackhole " } else { "" };
             let mut text = format!("ip {} route {verb} {kind}{dst}", family_flag(dst.family()));
@@ -67,7 +67,12 @@ pub fn put(
                 text.push_str(if onlink { " onlink" } else { "" });
             }
             text.extend((metric != Route::default_metric(dst.family())).then(|| format!(" metric {metric}")));
-            text + &format!(" proto {protocol}")
+            text.extend([format!(" proto {protocol}")]);
+            text.extend(mtu.map(|mtu| format!(" mtu lock {mtu}")));
+            // Without this a replaced IPv4 route through an object keeps the MTU that it had (see `netlink::encode`).
+            let may_keep = replaces && mtu.is_none() && dst.family() == Family::V4;
+            text.push_str(if may_keep && route.next_hop().is_some() { " mtu 0" } else { "" });
+            text
         }
     })
 }
@@ -126,7 +131,7 @@ pub fn word(text: &str) -> String {
 /// Names as much of a route as distinguishes it from others. The next hops of a route that is not plain are left out,
 /// and so is the gateway of a route through a next-hop object: `ip route del` would not find the route by it.
 fn route(route: &Route, link: impl Fn(LinkIndex) -> String) -> String {
-    let Route { dst, metric, via, link: on, onlink: _, through, protocol, plain } = *route;
+    let Route { dst, metric, via, link: on, onlink: _, through, protocol, mtu: _, plain } = *route;
     let family = family_flag(dst.family());
     let kind = if through == Through::Nowhere { "blackhole " } else { "" };
     let mut text = format!("ip {family} route del {kind}{dst}");
@@ -142,7 +147,7 @@ fn route(route: &Route, link: impl Fn(LinkIndex) -> String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{MacAddr, Subnet};
+    use crate::addr::{MacAddr, Mtu, Subnet};
 
     fn subnet(text: &str) -> Subnet {
         text.parse().unwrap()
@@ -246,7 +251,7 @@ mod tests {
             (
                 Object::Route(Route { through: Through::Object, ..on_device }),
                 true,
-                "ip -4 route replace 10.5.2.0/24 nhid 9 proto 102",
+                "ip -4 route replace 10.5.2.0/24 nhid 9 proto 102 mtu 0",
                 "ip -4 route show 10.5.2.0/24",
             ),
             (
@@ -262,5 +267,25 @@ mod tests {
         assert_eq!(put(&Object::NextHop(chosen), false, named, |_| None), None);
         let unnumbered = Object::NextHop(NextHop { spare: None, ..next_hop });
         assert_eq!(deletion(&unnumbered, |_| String::new()), None);
+    }
+
+    #[test]
+    fn an_mtu_is_locked_and_taken_away() {
+        let link = LinkIndex(3);
+        let [v4, v6] = ["10.5.2.0/24", "fd00:2::/64"].map(|dst| Route::by_device(subnet(dst), link));
+        let locked = |route: Route| Route { mtu: Some(Mtu(1350)), ..route };
+        let through = |route: Route| Route { via: Some(route.dst.base()), through: Through::Object, ..route };
+        for (route, replaces, want) in [
+            (locked(v4), false, "add 10.5.2.0/24 dev flannel.1 proto 102 mtu lock 1350"),
+            (v4, true, "replace 10.5.2.0/24 dev flannel.1 proto 102"),
+            (locked(through(v4)), true, "replace 10.5.2.0/24 nhid 9 proto 102 mtu lock 1350"),
+            (through(v4), true, "replace 10.5.2.0/24 nhid 9 proto 102 mtu 0"),
+            (through(v4), false, "add 10.5.2.0/24 nhid 9 proto 102"),
+            (locked(through(v6)), true, "replace fd00:2::/64 nhid 9 proto 102 mtu lock 1350"),
+            (through(v6), true, "replace fd00:2::/64 nhid 9 proto 102"),
+        ] {
+            let text = put(&Object::Route(route), replaces, |_| "flannel.1".to_owned(), |_| Some(9)).unwrap();
+            assert_eq!(text[text.find("route ").unwrap()..], format!("route {want}"));
+        }
     }
 }

@@ -18,10 +18,11 @@ impl fmt::Display for Object {
                 write!(f, "next-hop object {gateway} on link {link}")
             }
             Self::Route(Route { dst, through: Through::Nowhere, .. }) => write!(f, "blackhole route {dst}"),
-            Self::Route(Route { dst, via, link, .. }) => {
+            Self::Route(Route { dst, via, link, mtu, .. }) => {
                 write!(f, "route {dst}")?;
                 via.map_or(Ok(()), |via| write!(f, " via {via}"))?;
-                link.map_or(Ok(()), |link| write!(f, " on link {link}"))
+                link.map_or(Ok(()), |link| write!(f, " on link {link}"))?;
+                mtu.map_or(Ok(()), |mtu| write!(f, " with MTU {mtu}"))
             }
         }
     }
@@ -64,7 +65,7 @@ impl fmt::Display for Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{LinkIndex, MacAddr};
+    use crate::addr::{LinkIndex, MacAddr, Mtu};
     use crate::kernel::Refusal;
 
     #[test]
@@ -88,6 +89,10 @@ mod tests {
                 "next-hop object 10.5.2.0 on link 3",
             ),
             (Object::Route(route), "route 10.5.2.0/24 via 192.0.2.2 on link 3"),
+            (
+                Object::Route(Route { mtu: Some(Mtu(1350)), ..route }),
+                "route 10.5.2.0/24 via 192.0.2.2 on link 3 with MTU 1350",
+            ),
             (Object::Route(Route::blackhole(route.dst)), "blackhole route 10.5.2.0/24"),
         ] {
             let refusal = |op| Refusal { op, errno: libc::EPERM, reason: "no".to_owned() }.to_string();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, Route, Through};
-use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
+use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Subnet};
 use crate::repack::repack;
 
 /// A set of kernel objects, desired or observed.
@@ -35,18 +35,19 @@ struct RouteBody {
     onlink: bool,
     through: Through,
     protocol: u8,
+    mtu: Option<Mtu>,
     plain: bool,
 }
 
 impl RouteBody {
     fn of(route: &Route) -> Self {
-        let Route { dst: _, metric: _, via, link, onlink, through, protocol, plain } = *route;
-        Self { via, link, onlink, through, protocol, plain }
+        let Route { dst: _, metric: _, via, link, onlink, through, protocol, mtu, plain } = *route;
+        Self { via, link, onlink, through, protocol, mtu, plain }
     }
 
     fn with(self, (dst, metric): RouteKey) -> Route {
-        let Self { via, link, onlink, through, protocol, plain } = self;
-        Route { dst, metric, via, link, onlink, through, protocol, plain }
+        let Self { via, link, onlink, through, protocol, mtu, plain } = self;
+        Route { dst, metric, via, link, onlink, through, protocol, mtu, plain }
     }
 }
 

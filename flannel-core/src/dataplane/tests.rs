@@ -20,6 +20,7 @@ fn route(via: u8, protocol: u8) -> Object {
         onlink: true,
         through: Through::Itself,
         protocol,
+        mtu: None,
         plain: true,
     })
 }

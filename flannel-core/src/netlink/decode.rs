@@ -11,9 +11,10 @@ use neli::types::{Buffer, RtBuffer};
 use super::message::{Message, UnreadableMessage, attribute, attributes, number, u16_at, u32_at};
 use super::next_hops::NextHops;
 use super::wire::{
-    AF_BRIDGE, RTA_NH_ID, RTA_PREF, RTA_VIA, RTNH_F_ONLINK, family_of, read_ip, read_ip_of, read_mac,
+    AF_BRIDGE, RTA_NH_ID, RTA_PREF, RTA_VIA, RTAX_LOCK, RTAX_MTU, RTNH_F_ONLINK, family_of, read_ip,
+    read_ip_of, read_mac,
 };
-use crate::addr::{Family, LinkIndex, Subnet, Vni};
+use crate::addr::{Family, LinkIndex, Mtu, Subnet, Vni};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Route, Through};
 use crate::kernel::{Exit, LinkAddress, RouteLookup};
 
@@ -165,6 +166,7 @@ pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result
         onlink: body.rtm_flags().bits() & RTNH_F_ONLINK != 0,
         through: Through::Itself,
         protocol: (*body.rtm_protocol()).into(),
+        mtu: attribute(attrs, libc::RTA_METRICS).and_then(locked_mtu),
         plain: is_plain(&body, family),
     };
     if let Some(id) = read(attrs, RTA_NH_ID, number)? {
@@ -194,6 +196,22 @@ fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAdd
     Ok(read(attrs, libc::RTA_GATEWAY, read_ip_of(family))?.or(read(attrs, RTA_VIA, via)?))
 }
 
+/// The locked MTU in the metrics of a route; `None` if they are others, or more.
+fn locked_mtu(metrics: &[u8]) -> Option<Mtu> {
+    let metrics =
+        RtBuffer::<u16, Buffer>::from_bytes_with_input(&mut std::io::Cursor::new(metrics), metrics.len())
+            .ok()?;
+    let (mut lock, mut mtu) = (None, None);
+    for (kind, payload) in attributes(&metrics) {
+        match kind {
+            RTAX_LOCK => lock = Some(number(payload).ok()?),
+            RTAX_MTU => mtu = Some(number(payload).ok()?),
+            _ => return None,
+        }
+    }
+    mtu.filter(|mtu| *mtu != 0 && lock == Some(1 << RTAX_MTU)).map(Mtu)
+}
+
 /// Whether a route has only attributes that we write.
 fn is_plain(body: &Rtmsg, family: Family) -> bool {
     let known = attributes(body.rtattrs()).all(|(kind, payload)| match kind {
@@ -206,6 +224,7 @@ fn is_plain(body: &Rtmsg, family: Family) -> bool {
         // struct rta_cacheinfo, of which all but the expiry is statistics.
         libc::RTA_CACHEINFO => u32_at(payload, 8) == Some(0),
         RTA_PREF => payload == PREF_MEDIUM,
+        libc::RTA_METRICS => locked_mtu(payload).is_some(),
         _ => false,
     });
     let direct = attribute(body.rtattrs(), libc::RTA_GATEWAY).is_none();

@@ -12,7 +12,9 @@ use neli::types::{Buffer, RtBuffer};
 
 use super::message::Datagram;
 use super::next_hops;
-use super::wire::{AF_BRIDGE, RTA_NH_ID, RTA_VIA, RTNH_F_ONLINK, attr, family, index, ip};
+use super::wire::{
+    AF_BRIDGE, RTA_NH_ID, RTA_VIA, RTAX_LOCK, RTAX_MTU, RTNH_F_ONLINK, attr, family, index, ip,
+};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route, Through};
 
@@ -46,7 +48,10 @@ pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u
         Object::Route(it) if delete => {
             datagram.push(Rtm::Delroute, flags, seq, route_to_delete(it, next_hop));
         }
-        Object::Route(it) => datagram.push(Rtm::Newroute, flags, seq, route(it, next_hop)),
+        Object::Route(it) => {
+            let replaces = matches!(op, Op::Replace(_));
+            datagram.push(Rtm::Newroute, flags, seq, route(it, next_hop, replaces));
+        }
     }
 }
 
@@ -109,11 +114,13 @@ fn neighbour_message(
         .expect("all fields are set")
 }
 
-fn route(route: &Route, number: Option<u32>) -> Rtmsg {
+fn route(route: &Route, number: Option<u32>, replaces: bool) -> Rtmsg {
     // RTNH_F_ONLINK is not among neli's flags. For a route through a next-hop object, that object has the flag.
     let onlink = route.onlink && route.through == Through::Itself;
     let flags = RtmF::from_bits_retain(if onlink { RTNH_F_ONLINK } else { 0 });
-    route_message(route, next_hop(route, number))
+    let mut attrs = next_hop(route, number);
+    attrs.extend(metrics(route, replaces));
+    route_message(route, attrs)
         .rtm_protocol(Rtprot::from(route.protocol))
         .rtm_scope(RtScope::Universe)
         .rtm_type(kind(route))
@@ -159,7 +166,20 @@ fn next_hop(route: &Route, number: Option<u32>) -> Vec<Rtattr<Rta, Buffer>> {
     gateway.into_iter().chain(route.link.map(|link| attr(Rta::Oif, link.0))).collect()
 }
 
-fn route_message(route: &Route, next_hop: Vec<Rtattr<Rta, Buffer>>) -> RtmsgBuilder {
+/// The metrics of a route that is put, if it needs any.
+///
+/// For an IPv4 route through a next-hop object without metrics in the request, the kernel takes those of a route that
+/// goes through the object already (`fib_find_info_nh`), such as the route that is replaced. An MTU of 0 is none.
+fn metrics(route: &Route, replaces: bool) -> Option<Rtattr<Rta, Buffer>> {
+    let metrics = match route.mtu {
+        Some(mtu) => vec![attr(RTAX_LOCK, 1_u32 << RTAX_MTU), attr(RTAX_MTU, mtu.0)],
+        None if replaces && route.next_hop().is_some() => vec![attr(RTAX_MTU, 0_u32)],
+        None => return None,
+    };
+    Some(attr(Rta::Metrics, metrics.into_iter().collect::<RtBuffer<u16, Buffer>>()))
+}
+
+fn route_message(route: &Route, attrs: Vec<Rtattr<Rta, Buffer>>) -> RtmsgBuilder {
     let metric = (route.metric != 0).then(|| attr(Rta::Priority, route.metric));
     RtmsgBuilder::default()
         .rtm_family(family(route.dst.family()))
@@ -167,7 +187,7 @@ fn route_message(route: &Route, next_hop: Vec<Rtattr<Rta, Buffer>>) -> RtmsgBuil
         .rtm_src_len(0)
         .rtm_tos(0)
         .rtm_table(RtTable::Main)
-        .rtattrs([attr(Rta::Dst, ip(route.dst.base()))].into_iter().chain(next_hop).chain(metric).collect())
+        .rtattrs([attr(Rta::Dst, ip(route.dst.base()))].into_iter().chain(attrs).chain(metric).collect())
 }
 
 /// The request for the route to an address.

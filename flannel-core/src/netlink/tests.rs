@@ -5,6 +5,7 @@ mod changes;
 mod forwarding;
 mod kernel;
 mod kinds;
+mod locked_mtu;
 mod next_hops;
 mod sandbox;
 mod shared;

@@ -19,6 +19,10 @@ pub(super) const RTNH_F_ONLINK: u32 = 4;
 pub(super) const RTA_VIA: u16 = 18;
 /// `RTA_PREF`: the router preference of an IPv6 route.
 pub(super) const RTA_PREF: u16 = 20;
+/// `RTAX_LOCK` in `RTA_METRICS`: a bit for the number of each metric that is locked.
+pub(super) const RTAX_LOCK: u16 = 1;
+/// `RTAX_MTU` in `RTA_METRICS`.
+pub(super) const RTAX_MTU: u16 = 2;
 /// `RTA_NH_ID`: the id of a next-hop object.
 pub(super) const RTA_NH_ID: u16 = 30;
 

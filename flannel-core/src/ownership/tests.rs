@@ -59,6 +59,7 @@ fn route(dst: &str, via: &str, link: LinkIndex, protocol: u8, metric: u32) -> Ro
         onlink: false,
         through: Through::Itself,
         protocol,
+        mtu: None,
         plain: true,
     }
 }
@@ -93,11 +94,15 @@ fn what_is_ours_on_shared_links() {
         assert_eq!(ownership.owns(&route(dst, via, link, protocol, metric)), ours, "{what}");
     }
     let by_the_node_of_before = route("10.4.9.0/24", "192.0.2.9", ETH0, 3, 0);
-    let with_attributes = Route { plain: false, ..by_the_node_of_before };
-    assert!(
-        !ownership.owns(&with_attributes),
-        "an operator's, since Go writes no attributes (mtu, src, several ways)"
-    );
+    for with_attributes in [
+        Route { plain: false, ..by_the_node_of_before },
+        Route { mtu: Some(Mtu(1350)), ..by_the_node_of_before },
+    ] {
+        assert!(
+            !ownership.owns(&with_attributes),
+            "an operator's, since Go writes no attributes (mtu, src, several ways)"
+        );
+    }
     let forgetful = Ownership::new(&present, None);
     assert!(!forgetful.owns(&route("10.4.1.0/24", "192.0.2.1", ETH0, 102, 0)));
     assert!(forgetful.owns(&route("10.5.1.0/24", "192.0.2.1", ETH0, 102, 0)));
@@ -123,12 +128,14 @@ fn where_others_put_the_routes_only_our_protocol_proves_anything() {
 fn only_what_go_would_have_written_is_adopted() {
     let want = route("10.5.1.0/24", "192.0.2.1", ETH0, 102, 0);
     assert!(is_adoptable(&Route { protocol: 3, ..want }, &want));
+    assert!(is_adoptable(&Route { protocol: 3, ..want }, &Route { mtu: Some(Mtu(1350)), ..want }));
     for other in [
         Route { protocol: 4, ..want },
         Route { protocol: 3, via: "192.0.2.2".parse().ok(), ..want },
         Route { protocol: 3, link: Some(OLD), ..want },
         Route { protocol: 3, onlink: true, ..want },
         Route { protocol: 3, plain: false, ..want },
+        Route { protocol: 3, mtu: Some(Mtu(1350)), ..want },
     ] {
         assert!(!is_adoptable(&other, &want), "{other:?}");
     }

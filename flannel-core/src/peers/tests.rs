@@ -47,6 +47,7 @@ fn peer_at(key: LeaseKey, mac: u8, at: IpAddr) -> Peer {
         onlink: true,
         through: Through::Itself,
         protocol: 102,
+        mtu: None,
         plain: true,
     };
     Peer {

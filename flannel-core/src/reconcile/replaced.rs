@@ -259,10 +259,12 @@ fn shown(route: &Route, links: &[Link]) -> String {
         KERNEL_PROTOCOL => "kernel".to_owned(),
         other => other.to_string(),
     };
+    let mtu = route.mtu.map(|mtu| format!(" mtu lock {mtu}"));
     format!(
-        "{}{}{}proto {protocol}",
+        "{}{}{}proto {protocol}{}",
         via.unwrap_or_default(),
         link.unwrap_or_default(),
-        nowhere.unwrap_or_default()
+        nowhere.unwrap_or_default(),
+        mtu.unwrap_or_default()
     )
 }

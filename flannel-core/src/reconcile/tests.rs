@@ -56,6 +56,7 @@ fn route_of(link: LinkIndex, key: &LeaseKey) -> Object {
         onlink: true,
         through: Through::Itself,
         protocol: ROUTE_PROTOCOL,
+        mtu: None,
         plain: true,
     })
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use crate::addr::{LinkIndex, MacAddr, Subnet};
+use crate::addr::{LinkIndex, MacAddr, Mtu, Subnet};
 use crate::dataplane::{Address, Dataplane, FdbEntry, Neighbour, NextHop, Object, Route, Through};
 
 fn addr() -> impl Strategy<Value = IpAddr> {
@@ -49,6 +49,7 @@ pub fn object() -> impl Strategy<Value = Object> {
                         _ => Through::Itself,
                     },
                     protocol: 102,
+                    mtu: (mac.0[5] > 1).then_some(Mtu(1280 + metric)),
                     plain: true,
                 }),
             }

@@ -47,11 +47,21 @@ fn subnet() -> impl Strategy<Value = Subnet> {
 fn route() -> impl Strategy<Value = Route> {
     let shape = |dst: Subnet| {
         let via = option::of(addr(dst.family()));
-        (Just(dst), 1..=u32::MAX, via, option::of(index()), any::<bool>(), any::<u8>())
+        let mtu = option::of((1..=u32::MAX).prop_map(Mtu));
+        (Just(dst), 1..=u32::MAX, via, option::of(index()), any::<bool>(), any::<u8>(), mtu)
     };
-    let unicast = subnet().prop_flat_map(shape).prop_map(|(dst, metric, via, link, onlink, protocol)| {
-        Route { dst, metric, via, link, onlink, through: Through::Itself, protocol, plain: true }
-    });
+    let unicast =
+        subnet().prop_flat_map(shape).prop_map(|(dst, metric, via, link, onlink, protocol, mtu)| Route {
+            dst,
+            metric,
+            via,
+            link,
+            onlink,
+            through: Through::Itself,
+            protocol,
+            mtu,
+            plain: true,
+        });
     prop_oneof![4 => unicast, 1 => subnet().prop_map(Route::blackhole)]
 }
 
@@ -256,6 +266,7 @@ fn a_gateway_of_the_other_family_is_not_plain() {
         onlink: true,
         through: Through::Itself,
         protocol: 4,
+        mtu: None,
         plain: true,
     };
     let events = decoded(&datagram(&Op::Create(Object::Route(route))));

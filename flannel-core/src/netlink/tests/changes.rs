@@ -35,6 +35,7 @@ pub(super) fn peer(link: LinkIndex, family: Family, number: u16, mac: u8) -> [Ob
             onlink: true,
             through: Through::Itself,
             protocol: ROUTE_PROTOCOL,
+            mtu: None,
             plain: true,
         }),
     ]

@@ -14,7 +14,7 @@ use crate::dataplane::{Dataplane, NextHop, Object, ObjectKey, Op, ROUTE_PROTOCOL
 use crate::kernel::{Kernel, KernelEvent, LinkOp};
 
 /// A next-hop object of ours.
-fn next_hop(link: LinkIndex, gateway: &str) -> Object {
+pub(super) fn next_hop(link: LinkIndex, gateway: &str) -> Object {
     Object::NextHop(NextHop { link, gateway: gateway.parse().unwrap(), spare: None })
 }
 
@@ -29,6 +29,7 @@ fn route(link: LinkIndex, dst: &str, gateway: &str) -> Object {
         onlink: true,
         through: Through::Object,
         protocol: ROUTE_PROTOCOL,
+        mtu: None,
         plain: true,
     })
 }
@@ -40,12 +41,12 @@ fn reform(object: Object, through: Through) -> Object {
 }
 
 /// A family's device, a subnet and its gateway.
-const FAMILIES: [(Family, &str, &str, &str); 2] = [
+pub(super) const FAMILIES: [(Family, &str, &str, &str); 2] = [
     (Family::V4, "flannel.1", "10.1.2.0/24", "10.1.2.0"),
     (Family::V6, "flannel-v6.1", "fd00:1:2::/64", "fd00:1:2::"),
 ];
 
-fn numbers(name: &str) -> Vec<u32> {
+pub(super) fn numbers(name: &str) -> Vec<u32> {
     let shown: serde_json::Value = serde_json::from_str(&ip(&format!("-j nexthop show dev {name}"))).unwrap();
     shown.as_array().unwrap().iter().map(|it| it["id"].as_u64().unwrap() as u32).collect()
 }

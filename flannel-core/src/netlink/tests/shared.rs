@@ -18,6 +18,7 @@ fn route(family: Family, subnet: &str, via: &str, link: LinkIndex) -> Route {
         onlink: false,
         through: Through::Itself,
         protocol: ROUTE_PROTOCOL,
+        mtu: None,
         plain: true,
     }
 }

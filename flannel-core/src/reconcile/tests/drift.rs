@@ -69,6 +69,20 @@ async fn a_replaced_fdb_entry_is_put_back_without_reading_anything() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_mtu_that_somebody_gave_a_route_is_taken_away_in_place() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.settle().await;
+    let ours @ Object::Route(route) = route_of(bench.link, &"10.5.2.0-24".parse().unwrap()) else {
+        unreachable!()
+    };
+    bench.kernel.take_ops();
+    bench.kernel.put(Object::Route(Route { mtu: Some(Mtu(1350)), ..route }), true);
+    bench.settle().await;
+    assert_eq!(bench.kernel.take_ops(), [Op::Replace(ours)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn silent_drift_is_repaired_by_the_audit() {
     let bench = bench();
     bench.snapshot(&[lease("10.5.2.0-24", 2)]);

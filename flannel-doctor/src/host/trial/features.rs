@@ -95,6 +95,7 @@ pub(super) async fn next_hops(netns: &Netns) -> Tried {
             onlink: true,
             through: Through::Object,
             protocol: ROUTE_PROTOCOL,
+            mtu: None,
             plain: true,
         };
         // Without any address the kernel knows no kinds of addresses, and refuses every gateway.

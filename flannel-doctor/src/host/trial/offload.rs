@@ -91,6 +91,7 @@ async fn set_up(kernel: &mut Netlink) -> Step<()> {
             onlink: true,
             through: Through::Itself,
             protocol: ROUTE_PROTOCOL,
+            mtu: None,
             plain: true,
         }),
     ];
