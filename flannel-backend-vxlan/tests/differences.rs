@@ -203,6 +203,10 @@ fn pasted_commands_repair(form: NextHopObjects) {
         for damage in [
             "ip route del 10.5.20.0/24",
             "ip -6 route replace fd00:5:0:20::/64 via fd00:5:0:99:: dev flannel-v6.1 onlink",
+            "by=$(ip route show 10.5.20.0/24 | grep -o 'nhid [0-9]*' || echo via 10.5.20.0 dev flannel.1 onlink)
+             ip route replace 10.5.20.0/24 $by proto 102 mtu lock 1300",
+            "by=$(ip -6 route show fd00:5:0:30::/64 | grep -o 'nhid [0-9]*' || echo via fd00:5:0:30:: dev flannel-v6.1 onlink)
+             ip -6 route replace fd00:5:0:30::/64 $by proto 102 mtu lock 1300",
             "ip neigh del 10.5.20.0 dev flannel.1; ip -6 neigh del fd00:5:0:30:: dev flannel-v6.1",
             "bridge fdb del 0a:00:00:00:00:20 dev flannel.1 dst 192.0.2.20",
             "bridge fdb replace 0e:00:00:00:00:30 dev flannel-v6.1 dst 2001:db8::77 self permanent",

@@ -20,6 +20,10 @@ pub(super) fn vxlan_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec
     vec![
         ("route deleted", format!("ip route del {subnet} dev {device}")),
         ("route changed", format!("ip route replace {subnet} via {} dev {device} onlink", three.base)),
+        (
+            "route with a locked MTU",
+            format!("ip route replace {subnet} via {base} dev {device} onlink mtu lock 1300 proto 102"),
+        ),
         ("leftover route", format!("ip route add {unused_subnet} via {unused} dev {device} onlink")),
         ("leftover marked route elsewhere", format!("ip route add {unused_subnet} dev lo proto 102")),
         ("neighbour deleted", format!("ip neigh del {base} dev {device}")),
@@ -75,6 +79,7 @@ pub(super) fn vxlan_object_damages(
     damages.extend([
         ("route deleted", format!("ip route del {subnet}")),
         ("route made plain", format!("ip route replace {subnet} {} proto 102", hop(base))),
+        ("route through its next hop with an MTU", format!("ip route replace {subnet} nhid {number} mtu lock 1300 proto 102")),
         ("next hop deleted", format!("ip nexthop del id {number}")),
         ("next hop led elsewhere", format!("ip nexthop replace id {number} {} proto 102", hop(&three.base))),
         ("next hop of another protocol",
@@ -119,6 +124,7 @@ pub(super) fn host_gw_damages(two: &Remote, three: &Remote, _: &str) -> Vec<(&'s
         ("route as Go writes it", format!("ip route replace {right}")),
         ("route that takes the gateway for on-link", format!("ip route replace {right} onlink proto 102")),
         ("route with an MTU", format!("ip route replace {right} mtu 1400 proto 102")),
+        ("route with a locked MTU", format!("ip route replace {right} mtu lock 1400 proto 102")),
         ("route with another metric", format!("ip route add {right} metric 77 proto 102")),
         ("route to nowhere", format!("ip route replace {subnet} dev lo proto 102")),
         ("leftover route", format!("ip route add {unused} via {underlay} dev {device} proto 102")),
@@ -158,6 +164,10 @@ pub(super) fn wireguard_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec
         ("route deleted", format!("ip route del {subnet} dev {device}")),
         ("route changed", format!("ip route replace {subnet} dev lo proto 102")),
         ("route with an MTU", format!("ip route replace {subnet} dev {device} mtu 1400 proto 102")),
+        (
+            "route with a locked MTU",
+            format!("ip route replace {subnet} dev {device} mtu lock 1400 proto 102"),
+        ),
         ("leftover route", format!("ip route add {unused_subnet} dev {device}")),
         ("route of a Go agent", format!("ip route add {network} dev {device} proto boot")),
         ("blackhole deleted", format!("ip route del blackhole {network} proto 102")),

@@ -308,6 +308,7 @@ fn route(line: &str) -> Option<String> {
     }
     words.push(format!("metric {}", after(line, "metric").unwrap_or("0")));
     words.extend(line.split_whitespace().find(|word| *word == "onlink").map(str::to_owned));
+    words.extend(after(line, "mtu").map(|value| format!("mtu {value}")));
     Some(words.join(" "))
 }
 

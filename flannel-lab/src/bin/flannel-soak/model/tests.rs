@@ -63,12 +63,13 @@ fn what_is_wanted_is_what_the_tools_show() {
 fn every_change_shows() {
     let (own, other) = (lease(OWN_KEY, OWN), lease(KEY, VALUE));
     let want = wanted(Backend::Vxlan, &own, [&other].into_iter());
-    let changes: [fn(&mut KernelState); 8] = [
+    let changes: [fn(&mut KernelState); 9] = [
         |state| state.links[2] = state.links[2].replace(" up ", " down "),
         |state| state.links[1] = state.links[1].replace("fd00:77::11", "fd00:77::99"),
         |state| drop(state.addresses.remove(3)),
         |state| state.routes[1] = state.routes[1].replace("via 10.42.37.0", "via 10.42.38.0"),
         |state| state.routes[1] = state.routes[1].replace("onlink", ""),
+        |state| state.routes[1] += "mtu lock 1350 ",
         |state| drop(state.neighbours.remove(0)),
         |state| state.fdb[2] = state.fdb[2].replace("::12", "::13"),
         |state| {
