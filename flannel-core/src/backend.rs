@@ -3,7 +3,6 @@
 mod host_problem;
 mod maker;
 mod probing;
-mod proofs;
 mod upstream;
 
 use std::error::Error;
@@ -33,11 +32,11 @@ use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::times::{optional_microseconds, optional_unix_instant};
 use crate::underlay::UnderlayOptions;
 
+pub use crate::proofs::{PathFact, PathProofs, Proven};
 pub use crate::underlay::Underlay;
 pub use host_problem::HostProblem;
 pub use maker::{Driven, DriverMaker, DriverNeeds};
 pub use probing::{Answers, ChecksumSwitch, Probing, Tunnel};
-pub use proofs::{PathFact, PathProofs, Proven};
 pub(crate) use upstream::why_not;
 
 /// What a backend needs to register. [`Registration::new`] takes what every registration needs.

@@ -37,6 +37,7 @@
 //! - [`docker_opts`]: options of the Docker daemon from that file.
 //! - [`state_file`]: the file in which an agent remembers its state over restarts.
 //! - [`probe`]: finds out by packets whether peers are reached, and if not, why.
+//!   [`proofs`]: what of that the loop acts on, peer by peer.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs; [`inspect`]: asks it what differs from what is desired.
 //! - [`reexport`]: the crates whose types are in signatures of this one.
@@ -70,6 +71,7 @@ pub mod ownership;
 pub mod peers;
 pub mod port_holder;
 pub mod probe;
+pub mod proofs;
 pub mod reconcile;
 pub mod reexport;
 pub mod remembering;

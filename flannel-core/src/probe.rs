@@ -3,7 +3,7 @@
 //! The agent visits its peers one after the other, with a few packets each: through the overlay and on the underlay,
 //! small ones and such that fill the MTU. Where an answer is missing it looks closer, and a pure table turns what was
 //! answered into a [`Verdict`] with evidence. What acts on a verdict is told apart from it: the switch for a broken checksum offload
-//! (`vxlan`'s `tx_checksum`), and the proofs about the ways to single peers ([`PathProofs`](crate::backend::PathProofs)).
+//! (`vxlan`'s `tx_checksum`), and the proofs about the ways to single peers ([`PathProofs`](crate::proofs::PathProofs)).
 //!
 //! - `status`: the results as values. `options`: what an embedder sets. What a backend tells is
 //!   [`Probing`](crate::backend::Probing).

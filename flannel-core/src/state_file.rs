@@ -27,11 +27,11 @@ pub use wire::StateError;
 
 use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
-use crate::backend::Proven;
 use crate::config::{BackendConfig, NetworkConfig};
 use crate::guarded;
 use crate::kernel::{Link, VxlanLink};
 use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
+use crate::proofs::Proven;
 
 /// The largest file that is read, in bytes: enough for hundreds of bytes for each of more leases than any network has.
 const MAX_BYTES: u64 = 64 << 20;

@@ -36,6 +36,7 @@ mod metrics;
 mod networks;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod outages;
+mod path_mtu;
 mod probe;
 mod quiet;
 mod ready;

@@ -34,6 +34,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether its size is what is tried.
+    pub(super) fn is_large(self) -> bool {
+        matches!(self, Self::Full | Self::AtLargest(_) | Self::Rung(_))
+    }
+
     /// Whether it is the peer's node on the underlay that answers.
     pub(super) fn is_underlay(self) -> bool {
         matches!(self, Self::UnderEcho | Self::UnderUdp | Self::UnderTcp | Self::Closed | Self::Solicit)

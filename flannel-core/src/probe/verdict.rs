@@ -90,6 +90,8 @@ pub(super) struct Findings {
     pub(super) silent_seconds: u64,
     /// The backend by which it is reached while its own tunnel is blocked.
     pub(super) detour: Option<String>,
+    /// Whether the loop gives its routes the MTU that passes.
+    pub(super) is_limited: bool,
 }
 
 impl Findings {
@@ -199,10 +201,13 @@ fn reached(found: &Findings, overlay: &[&str]) -> (Verdict, Vec<String>) {
         && found.full.is_no()
         && let Some(at_most) = found.largest
     {
-        let evidence = vec![
+        let mut evidence = vec![
             format!("{at_most} bytes are answered through the overlay"),
             format!("{} are lost, and pods send up to {}", at_most + 1, found.mtu),
         ];
+        if found.is_limited {
+            evidence.push("its routes have that MTU meanwhile, so pods are told to send less".to_owned());
+        }
         return (Verdict::MtuHole { at_most }, evidence);
     }
     if found.offloaded.is_no() && found.software.is_yes() {
@@ -495,6 +500,7 @@ mod tests {
                 known: session.map(|ago| ago.map_or(Known::NoHandshake, handshake)),
                 silent_seconds: 30,
                 detour: detour.then(|| "udp".to_owned()),
+                is_limited: detour,
             }
         }
     }

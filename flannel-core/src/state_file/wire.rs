@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 
 use super::{Device, State};
 use crate::addr::{Family, MacAddr, PerFamily, Subnet};
-use crate::backend::Proven;
 use crate::config::{BackendConfig, ConfigError, LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
 use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey, LeaseKeyError, UnreadableRecord};
+use crate::proofs::Proven;
 use crate::secret::json_error;
 
 /// The version that is written. Another format gets another number. Version 1 had no config, and addresses of nodes

@@ -62,6 +62,7 @@ impl Prober {
                 .filter(|_| target.tunnelled)
                 .map(|tunnel| tunnel.port(target.family)),
             detour: target.detour.clone(),
+            is_limited: self.probing.proofs.is_some(),
             ..Findings::default()
         };
         let patience = target.track.patience();
@@ -94,6 +95,10 @@ impl Prober {
                 Err(_) if matches!(kind, Kind::Sideways | Kind::AnyMac) => visit.set(kind, Answer::No),
                 // No device has room for it: so it is lost.
                 Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => visit.set(kind, Answer::No),
+                // The link's other end dropped it, as that of a veth device with a smaller MTU does.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && kind.is_large() => {
+                    visit.set(kind, Answer::No);
+                }
                 Err(error) if !kind.is_underlay() => visit.found.refused = error.raw_os_error(),
                 Err(_) => {}
             }

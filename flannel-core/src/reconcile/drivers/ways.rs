@@ -8,17 +8,47 @@
 use std::borrow::Cow;
 
 use super::Slot;
+use crate::addr::{Mtu, Subnet};
 use crate::backend::PathProofs;
-use crate::dataplane::Object;
+use crate::dataplane::{Object, Route};
 use crate::lease::Lease;
 use crate::peers::{Peer, PeerError};
 
 /// The objects and claims of a lease on the devices of these backends.
 pub(super) fn peer(slots: &[Slot], lease: &Lease, proofs: &PathProofs) -> Result<Peer, PeerError> {
-    let [only] = slots else { return among(slots, lease, &proofs.detour(&lease.key)) };
-    // Leases of other types, and those without a further way by this one, are refused with the driver's own words.
-    let view = view(only, lease).unwrap_or(Cow::Borrowed(lease));
-    only.driver.peer(&view)
+    let mut peer = match slots {
+        [only] => {
+            // Leases of other types, and those without a further way by this one, are refused with the driver's own words.
+            let view = view(only, lease).unwrap_or(Cow::Borrowed(lease));
+            only.driver.peer(&view)?
+        }
+        _ => among(slots, lease, &proofs.detour(&lease.key))?,
+    };
+    for (family, mtu) in proofs.mtus(&lease.key).iter() {
+        limit(slots, &mut peer, lease.key.subnet(family), *mtu);
+    }
+    Ok(peer)
+}
+
+/// Lets the route to these pods have an MTU. Where one route leads to all nodes, they get one of their own for it.
+fn limit(slots: &[Slot], peer: &mut Peer, pods: Option<Subnet>, mtu: Mtu) {
+    let Some(pods) = pods else { return };
+    let routes = peer.objects.iter_mut().filter_map(|object| match object {
+        Object::Route(route) if route.dst == pods => Some(route),
+        _ => None,
+    });
+    let mut is_done = false;
+    routes.for_each(|route| (route.mtu, is_done) = (Some(mtu), true));
+    if is_done {
+        return;
+    }
+    let own = slots.iter().flat_map(|slot| slot.driver.own_objects());
+    let to_all = own.filter_map(|object| match object {
+        Object::Route(route) if route.link.is_some() && route.dst.covers(pods) => Some(route),
+        _ => None,
+    });
+    peer.objects
+        .extend(to_all.map(|route| Object::Route(Route { dst: pods, mtu: Some(mtu), ..route })).next());
 }
 
 fn among(slots: &[Slot], lease: &Lease, detour: &[String]) -> Result<Peer, PeerError> {
