@@ -8,11 +8,14 @@
 use std::borrow::Cow;
 
 use super::Slot;
-use crate::addr::{Mtu, Subnet};
+use crate::addr::{Family, Mtu, Subnet};
 use crate::backend::PathProofs;
 use crate::dataplane::{Object, Route};
 use crate::lease::Lease;
 use crate::peers::{Peer, PeerError};
+
+/// The least MTU of an IPv6 link (RFC 8200 section 5).
+const IPV6_LEAST: Mtu = Mtu(1280);
 
 /// The objects and claims of a lease on the devices of these backends.
 pub(super) fn peer(slots: &[Slot], lease: &Lease, proofs: &PathProofs) -> Result<Peer, PeerError> {
@@ -33,6 +36,8 @@ pub(super) fn peer(slots: &[Slot], lease: &Lease, proofs: &PathProofs) -> Result
 /// Lets the route to these pods have an MTU. Where one route leads to all nodes, they get one of their own for it.
 fn limit(slots: &[Slot], peer: &mut Peer, pods: Option<Subnet>, mtu: Mtu) {
     let Some(pods) = pods else { return };
+    // No IPv6 host sends less for a router's word (RFC 8201 section 4), and the kernel drops what is between.
+    let mtu = if pods.family() == Family::V6 { mtu.max(IPV6_LEAST) } else { mtu };
     let routes = peer.objects.iter_mut().filter_map(|object| match object {
         Object::Route(route) if route.dst == pods => Some(route),
         _ => None,
