@@ -62,6 +62,7 @@ use claims::OwnClaims;
 pub use config::AppliedConfig;
 use config::FollowedConfig;
 pub use driver::{Devices, Driver};
+pub use drivers::check_further;
 use guard::Guard;
 pub use hold::{Held, Prune};
 use host::Host;

@@ -25,6 +25,7 @@ rows! {
     of_wireguard_for_vxlan: both_ways(&VXLAN, &WIREGUARD_USERSPACE);
     of_vxlan_for_udp: both_ways(&UDP, &VXLAN);
     encrypted_packets_take_none: refused(&WIREGUARD_USERSPACE, "packets that wireguard encrypts would travel by another");
+    without_probes_it_is_said: without_probes();
     where_nothing_is_proven_there_is_none: refused(&HOST_GW, "probes can't prove that the way by host-gw is blocked");
 }
 
@@ -205,6 +206,16 @@ fn both_ways(case: &'static BackendCase, by: &'static BackendCase) {
     stage.wait_until_sends(1, 2, case, SOON);
     stage.unblock();
     assert_all_reach_all(&stage.pods, stage.mtu());
+}
+
+fn without_probes() {
+    let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
+    let config = VXLAN.config_with(Families::Dual, r#","Fallback":["udp"]"#);
+    let mut bed = Bed::with_config(cluster, new_folder(), &VXLAN, &config);
+    bed.spawn(1, &["--probe=off"]);
+    bed.wait_ready(1);
+    let answer = http_get(bed.netns(1), 8471, "/readyz");
+    assert!(answer.contains("Backend.Fallback has no effect on what this node sends"), "{answer}");
 }
 
 fn refused(case: &'static BackendCase, why: &str) {

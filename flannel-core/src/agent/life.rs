@@ -123,6 +123,13 @@ impl Life {
         for remark in &remarks {
             self.board.emit(AgentEvent::AddressAmongPods { remark: remark.clone() });
         }
+        if !config.backend.mixing.fallback.is_empty() && !self.probes.is_on() {
+            remarks.push(
+                "Backend.Fallback has no effect on what this node sends: only probes prove that a tunnel is blocked; start with \
+                 --probe=auto"
+                    .to_owned(),
+            );
+        }
         self.board.remark(remarks);
         let overlay_mtu = network.overlay_mtu();
         self.board.emit(AgentEvent::LeaseAcquired { lease: lease.key.to_string(), overlay_mtu });

@@ -39,7 +39,7 @@ use crate::status::{Counters, Harm, Problem, Reason, Sessions, Subject};
 use census::Census;
 use retire::Leaving;
 use workshop::Workshop;
-pub(super) use workshop::check;
+pub use workshop::check_further;
 
 /// How long to wait before a backend that can't be brought up is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -338,7 +338,7 @@ impl Drivers {
     /// Checks that this node can run the backends that a config lets it run.
     fn check(&self, backend: &BackendConfig) -> Result<(), ConfigError> {
         let Some(workshop) = &self.workshop else { return Ok(()) };
-        check(&workshop.backends, &workshop.config_of(backend))
+        check_further(&workshop.backends, &workshop.config_of(backend))
     }
 
     /// When the next step is due that no driver and no lease announces.

@@ -38,7 +38,7 @@ pub async fn register(
     mut kernel: Box<dyn Kernel>,
     registration: Registration<'_>,
 ) -> Result<Box<dyn Network>, BackendError> {
-    super::drivers::check(registration.beside, registration.config)?;
+    super::drivers::check_further(registration.beside, registration.config)?;
     let state = driven.state.clone();
     let mut drivers = Drivers::new(driven, &registration);
     drivers.recall(&mut *kernel, registration.previous).await;

@@ -207,6 +207,14 @@ fn configs_that_no_agent_takes() {
         (r#"{"Type":"vxlan","VNI":99999999}"#, "Backend.VNI = 99999999"),
         (r#"{"Type":"vxlan","Port":70000}"#, "Backend.Port = 70000"),
         (r#"{"Type":"vxlan","MTU":"a"}"#, "Backend.MTU"),
+        (
+            r#"{"Type":"vxlan","Accept":["host-gw"]}"#,
+            "Backend.Accept[0] = host-gw: is no backend that can share",
+        ),
+        (
+            r#"{"Type":"vxlan","Fallback":["hostgw"]}"#,
+            "Backend.Fallback[0] = hostgw: is no backend that can share",
+        ),
         (r#"{"Type":"vxlna"}"#, "Backend.Type = \"vxlna\": the agent of this host has vxlan"),
         (r#"{"Type":"ipsec","PSK":"x"}"#, "Backend.Type = \"ipsec\""),
     ] {

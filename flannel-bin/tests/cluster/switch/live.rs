@@ -1,5 +1,8 @@
 //! The operator changes `Backend.Type`, and nothing is restarted: all pods reach each other at every moment.
+//!
+//! `SWITCH_KHZ=1` lets each pod ping every other one a thousand times a second, for a machine that has nothing else to do.
 
+use std::env;
 use std::time::Duration;
 
 use flannel_lab::cluster::{Cluster, Families};
@@ -61,13 +64,19 @@ fn bed_of(cluster: Cluster, nodes: u8, case: &'static BackendCase) -> Scene {
         bed.wait_for_peers(number, usize::from(nodes) - 1);
     }
     let pods: Vec<Pod> = (1..=nodes).map(|number| bed.pod(number)).collect();
-    // Each sends to the next one, so that a busy machine can carry it.
-    let next = pods.iter().cycle().skip(1);
-    let flow = |(from, to): (&Pod, &Pod)| {
+    let flow = |(from, to): (&Pod, &Pod), interval| {
         let to = to.addresses().iter().map(ipnetwork::IpNetwork::ip);
-        Traffic::to(from, to, patiently(Duration::from_millis(20)))
+        Traffic::to(from, to, interval)
     };
-    let traffic = pods.iter().zip(next).map(flow).collect();
+    let traffic = if env::var_os("SWITCH_KHZ").is_some() {
+        let all = pods.iter().enumerate().flat_map(|from| pods.iter().enumerate().map(move |to| (from, to)));
+        let others = all.filter(|((from, _), (to, _))| from != to);
+        others.map(|((_, from), (_, to))| flow((from, to), Duration::from_millis(1))).collect()
+    } else {
+        // Each sends to the next one, so that a busy machine can carry it.
+        let next = pods.iter().cycle().skip(1);
+        pods.iter().zip(next).map(|pair| flow(pair, patiently(Duration::from_millis(20)))).collect()
+    };
     (bed, pods, traffic)
 }
 

@@ -38,7 +38,7 @@ impl Drivers {
         if let Some(backend) = workshop.backends.iter().find(|backend| backend.kind() == kind) {
             backend.check(&config)?;
         }
-        super::check(&workshop.backends, &config)?;
+        super::check_further(&workshop.backends, &config)?;
         // It may be up already: as one that leases name, or since the operator takes a change back, maybe with other keys.
         let AppliedConfig { mut restart, .. } = self.apply_to(kind, next)?;
         if self.apply_to_accepted(next)? {

@@ -42,11 +42,13 @@ impl Workshop {
     }
 }
 
-/// Checks that these backends are there, can share a node, and can be used with the keys that the config gives them.
-pub(in crate::reconcile) fn check(
-    backends: &[Arc<dyn Backend>],
-    config: &NetworkConfig,
-) -> Result<(), ConfigError> {
+/// Checks the backends that a network config names beside its own (`Backend.Accept`, `Backend.Fallback`): that they are among
+/// these, can share a node, and can be used with the keys that the config gives them, and that detours are possible from
+/// the own one.
+///
+/// # Errors
+/// The first key that can't be used, with its place in the config.
+pub fn check_further(backends: &[Arc<dyn Backend>], config: &NetworkConfig) -> Result<(), ConfigError> {
     let find = |kind: &str| backends.iter().find(|it| it.kind() == kind).and_then(|it| it.drivers());
     let own = find(&config.backend.kind);
     for detour in &config.backend.mixing.fallback {

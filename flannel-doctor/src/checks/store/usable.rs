@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use flannel_core::addr::{Family, LinkIndex};
 use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::Exit;
+use flannel_core::reconcile::check_further;
 use flannel_core::underlay::{Needed, Use, hides};
 
 use crate::facts::{Answers, Facts};
@@ -27,12 +28,15 @@ pub(super) async fn problems(
             format!("network config: Backend.Type = {kind:?}: the agent of this host has {}", known()),
             "name a backend that all nodes have; if none is named, it is udp",
         )),
-        Some(backend) => found.extend(backend.check(config).err().map(|error| {
-            Finding::failure(
-                error.to_string(),
-                "correct that key in the network config; no agent can start with it",
-            )
-        })),
+        Some(backend) => {
+            let checked = backend.check(config).and_then(|()| check_further(backends, config));
+            found.extend(checked.err().map(|error| {
+                Finding::failure(
+                    error.to_string(),
+                    "correct that key in the network config; no agent can start with it",
+                )
+            }));
+        }
     }
     let covered: Vec<Needed> = needed(facts, answers)
         .await?
