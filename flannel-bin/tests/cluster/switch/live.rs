@@ -31,6 +31,7 @@ rows! {
     wireguard_to_udp: between(&WIREGUARD_USERSPACE, &UDP, r#","LeaveEncryption":true"#);
     vxlan_to_udp_on_strict_hosts: on_strict_hosts(&VXLAN, &UDP);
     host_gw_on_strict_hosts_is_named: named(&VXLAN, &HOST_GW);
+    a_node_of_another_backend_is_accepted: accepted(&VXLAN, &HOST_GW);
     taken_back_at_once: back(&VXLAN, &UDP);
     encryption_is_not_left_by_accident: refused(&WIREGUARD_USERSPACE, &VXLAN);
 }
@@ -167,6 +168,33 @@ fn refused(from: &'static BackendCase, to: &'static BackendCase) {
     bed.wait_for_peers(1, 1);
     assert_all_reach_all(&pods, from.mtu(Families::Dual, 1500));
     assert_eq!(bed.store.records().unwrap(), records, "nothing has changed");
+}
+
+/// A node without this agent, as one of Go flannel with another config, whose lease names a backend that the config accepts.
+fn accepted(own: &'static BackendCase, other: &'static BackendCase) {
+    let cluster = Cluster::builder().nodes(3).families(Families::V4).build().unwrap();
+    let keys = format!(r#","Accept":["{}"]"#, other.kind);
+    let mut bed = Bed::with_config(cluster, new_folder(), own, &own.config_with(Families::V4, &keys));
+    (1..=2).for_each(|number| bed.spawn(number, &FLAGS));
+    for number in 1..=2 {
+        bed.wait_ready(number);
+        bed.wait_for_peers(number, 1);
+    }
+    let pod = bed.pod(1);
+    let (address, stranger) = (bed.node(1).address(), bed.node(3).address());
+    let value = format!(r#"{{"PublicIP":"{stranger}","PublicIPv6":null,"BackendType":"{}"}}"#, other.kind);
+    bed.store.put("10.244.200.0-24", &value).unwrap();
+    let subnet = bed.record_of(1).0.replace('-', "/");
+    let there = bed.netns(3);
+    there.ip("link add pods type dummy").unwrap();
+    there.ip("address add 10.244.200.1/24 dev pods").unwrap();
+    there.ip("link set pods up").unwrap();
+    there.ip(&format!("route add {subnet} via {address}")).unwrap();
+    Traffic::to(&pod, ["10.244.200.1".parse().unwrap()], patiently(Duration::from_millis(20)))
+        .assert_no_loss();
+    let way = bed.netns(1).ip("route get 10.244.200.1").unwrap();
+    assert!(way.contains(&format!("via {stranger} dev eth0")), "{way}");
+    bed.wait_for_peers(1, 1);
 }
 
 fn named(from: &'static BackendCase, to: &'static BackendCase) {
