@@ -96,7 +96,9 @@ impl BackendConfig {
 
     /// Reads what [`Self::json`] returned.
     pub(crate) fn stored(json: &str) -> Result<Self, ConfigError> {
-        Self::parse(json, "Backend").map(|(config, _)| config)
+        let (mut config, members) = Self::parse(json, "Backend")?;
+        *config.mixing = Mixing::parse(&members, &config.kind)?;
+        Ok(config)
     }
 
     /// The object as it was written. It may have secrets.

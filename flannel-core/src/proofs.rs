@@ -73,13 +73,19 @@ struct Known {
 }
 
 impl PathProofs {
-    /// What was proven before, with these backends as detours, the preferred first.
-    pub(crate) fn new(ways: Vec<String>, before: &BTreeMap<LeaseKey, Proven>, now: Instant) -> Self {
-        let mut known = Known::default();
+    /// What was proven before, with these backends as detours, the preferred first, and those round the tunnel that this node
+    /// had before.
+    pub(crate) fn new(
+        ways: Vec<String>,
+        former: Vec<String>,
+        before: &BTreeMap<LeaseKey, Proven>,
+        now: Instant,
+    ) -> Self {
+        let (mut known, former) = (Known::default(), former.into());
         known.detours.set_ways(ways);
         for (lease, Proven { detour, mtu4, mtu6 }) in before {
             if let Some(by) = detour {
-                known.detours.recall(*lease, by, now);
+                known.detours.recall(*lease, by, &former, now);
             }
             let mtus = PerFamily { v4: *mtu4, v6: *mtu6 };
             if !mtus.is_empty() {
@@ -134,12 +140,10 @@ impl PathProofs {
         known.news.remove(lease);
     }
 
-    /// Forgets all peers, since this node's own backend is another one now.
-    pub(crate) fn clear(&self) {
-        let mut known = self.known();
-        known.detours.clear();
-        known.mtus.clear();
-        known.news.clear();
+    /// This node's own backend is another one now, with these backends as detours. What was proven of the former one holds for a
+    /// peer until its lease names another, too.
+    pub(crate) fn change_tunnel(&self, ways: Vec<String>) {
+        self.known().detours.change_tunnel(ways);
     }
 
     /// The kinds of the backends by which to reach a peer rather than by that of its lease, the best first; none if there is

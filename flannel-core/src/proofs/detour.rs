@@ -4,6 +4,7 @@
 //! tunnel for a while. A tunnel that is blocked again soon afterwards must prove itself for twice as long.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,14 +19,18 @@ const LONGEST_PROOF: Duration = Duration::from_secs(16 * 60);
 const SOON: Duration = Duration::from_secs(10 * 60);
 /// For how long a peer that no way leads to stays with its own tunnel.
 const REST: Duration = Duration::from_secs(60);
+/// For how long a further way is taken at least, whatever comes back by it: a peer whose packets are blocked, too, has to prove that
+/// by itself first. After the last way there is only the peer's own, which is blocked, so that one gets longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// After which time a detour ends although nothing can be tried by hand, and for how long what was seen of a family counts.
 const UNTRIED: Duration = Duration::from_secs(10 * 60);
 
 /// The detours of a network.
 #[derive(Debug, Default)]
 pub(super) struct Detours {
-    /// The kinds of the backends for detours, the preferred first.
-    ways: Vec<String>,
+    /// The kinds of the backends for detours round this node's own tunnel, the preferred first.
+    ways: Arc<[String]>,
     peers: BTreeMap<LeaseKey, Peer>,
 }
 
@@ -44,7 +49,9 @@ struct Peer {
 
 #[derive(Debug)]
 struct Detour {
-    /// Which of the ways is the first to be taken.
+    /// The ways round the tunnel that is blocked, the preferred first.
+    ways: Arc<[String]>,
+    /// Which of them is the first to be taken.
     at: usize,
     since: Instant,
     tunnels: PerFamily<Tunnel>,
@@ -62,13 +69,13 @@ struct Tunnel {
 impl Detours {
     /// Sets the backends for detours. Returns the peers for which that changes the way.
     pub(super) fn set_ways(&mut self, ways: Vec<String>) -> Vec<LeaseKey> {
-        let before = std::mem::replace(&mut self.ways, ways);
+        self.ways = ways.into();
         let mut changed = Vec::new();
         for (lease, peer) in &mut self.peers {
             let Some(detour) = &mut peer.detour else { continue };
-            let by = &before[detour.at];
+            let by = detour.first();
             match self.ways.iter().position(|way| way == by) {
-                Some(at) => detour.at = at,
+                Some(at) => (detour.ways, detour.at) = (Arc::clone(&self.ways), at),
                 None => peer.detour = None,
             }
             changed.push(*lease);
@@ -76,44 +83,52 @@ impl Detours {
         changed
     }
 
-    /// Goes on with a detour of an earlier run.
-    pub(super) fn recall(&mut self, lease: LeaseKey, by: &str, now: Instant) {
-        if let Some(at) = self.ways.iter().position(|way| way == by) {
-            let detour = Some(Detour { at, since: now, tunnels: PerFamily::default() });
+    /// The node's own tunnel is another one now, with these backends for detours. A peer whose lease names the former one is still
+    /// reached round that.
+    pub(super) fn change_tunnel(&mut self, ways: Vec<String>) {
+        self.ways = ways.into();
+    }
+
+    /// Goes on with a detour of an earlier run, round this node's tunnel or its `former` one.
+    pub(super) fn recall(&mut self, lease: LeaseKey, by: &str, former: &Arc<[String]>, now: Instant) {
+        let all = [&self.ways, former];
+        let known = all.into_iter().find_map(|ways| Some((ways, ways.iter().position(|way| way == by)?)));
+        if let Some((ways, at)) = known {
+            let detour = Some(Detour::new(ways, at, now));
             self.peers.insert(lease, Peer { detour, ..Peer::default() });
         }
     }
 
     /// Nothing gets through to a peer, which was reached by this further backend, or by its own. Returns whether its way changes.
     pub(super) fn blocked(&mut self, lease: LeaseKey, by: Option<&str>, now: Instant) -> bool {
-        if self.ways.is_empty() {
-            return false;
-        }
+        let ways = &self.ways;
         let peer = self.peers.entry(lease).or_default();
         match (&mut peer.detour, by) {
-            (None, None) => {
+            (None, None) if !ways.is_empty() => {
                 if peer.rests.is_some_and(|until| now < until) {
                     return false;
                 }
                 let was_soon = peer.returned.is_some_and(|at| now < at + SOON);
                 peer.proof = if was_soon { (peer.proof * 2).min(LONGEST_PROOF) } else { PROOF };
-                peer.detour = Some(Detour { at: 0, since: now, tunnels: PerFamily::default() });
+                peer.detour = Some(Detour::new(ways, 0, now));
                 true
             }
             (Some(detour), Some(by)) => {
-                let Some(at) = self.ways.iter().position(|way| way == by) else { return false };
-                if at < detour.at {
-                    // It was seen before the last step.
+                let Some(at) = detour.ways.iter().position(|way| way == by) else { return false };
+                let is_last = at + 1 == detour.ways.len();
+                let patience = if is_last { LAST_PATIENCE } else { PATIENCE };
+                if at < detour.at || now < detour.since + patience {
+                    // It was seen before the last step, or so soon that the peer may still be about to take its own.
                     return false;
                 }
-                if at + 1 < self.ways.len() {
-                    *detour = Detour { at: at + 1, since: now, tunnels: PerFamily::default() };
+                if !is_last {
+                    *detour = Detour::new(&detour.ways, at + 1, now);
                 } else {
                     (peer.detour, peer.rests) = (None, Some(now + REST));
                 }
                 true
             }
-            // It was seen before the detour began, or ended.
+            // It was seen before the detour began, or ended, or there is none.
             _ => false,
         }
     }
@@ -150,20 +165,25 @@ impl Detours {
         self.peers.remove(lease);
     }
 
-    pub(super) fn clear(&mut self) {
-        self.peers.clear();
-    }
-
     /// The ways to take rather than a peer's own, the best first.
     pub(super) fn ways(&self, lease: &LeaseKey) -> &[String] {
         let detour = self.peers.get(lease).and_then(|peer| peer.detour.as_ref());
-        detour.map_or(&[], |detour| &self.ways[detour.at..])
+        detour.map_or(&[], |detour| &detour.ways[detour.at..])
     }
 
     /// The peers that have a detour, with the first way of each.
     pub(super) fn iter(&self) -> impl Iterator<Item = (LeaseKey, &str)> {
-        let first = |peer: &Peer| Some(self.ways[peer.detour.as_ref()?.at].as_str());
-        self.peers.iter().filter_map(move |(lease, peer)| Some((*lease, first(peer)?)))
+        self.peers.iter().filter_map(|(lease, peer)| Some((*lease, peer.detour.as_ref()?.first())))
+    }
+}
+
+impl Detour {
+    fn new(ways: &Arc<[String]>, at: usize, now: Instant) -> Self {
+        Self { ways: Arc::clone(ways), at, since: now, tunnels: PerFamily::default() }
+    }
+
+    fn first(&self) -> &str {
+        &self.ways[self.at]
     }
 }
 

@@ -13,7 +13,7 @@ impl Peer {
         let ways = ways.iter().map(|way| (*way).to_owned()).collect();
         let now = Instant::now();
         Self {
-            proofs: PathProofs::new(ways, &BTreeMap::new(), now),
+            proofs: PathProofs::new(ways, Vec::new(), &BTreeMap::new(), now),
             lease: "10.5.1.0-24".parse().unwrap(),
             now,
         }
@@ -92,10 +92,17 @@ fn the_next_way_is_taken_if_one_is_blocked_too() {
     peer.blocked(None);
     assert_eq!(peer.proofs.detour(&peer.lease), ["wireguard", "udp", "ipip"]);
     // The peer does not offer the first one, so it was reached by the second one.
+    peer.now += Duration::from_secs(9);
+    peer.blocked(Some("udp"));
+    assert_eq!(peer.first().as_deref(), Some("wireguard"), "the peer may be about to take it, too");
+    peer.now += Duration::from_secs(1);
     peer.blocked(Some("udp"));
     assert_eq!(peer.first().as_deref(), Some("ipip"));
+    peer.now += Duration::from_secs(59);
     peer.blocked(Some("udp"));
-    assert_eq!(peer.first().as_deref(), Some("ipip"), "that was seen before");
+    peer.blocked(Some("ipip"));
+    assert_eq!(peer.first().as_deref(), Some("ipip"), "that was seen before, or too soon");
+    peer.now += Duration::from_secs(1);
     peer.blocked(Some("ipip"));
     assert_eq!(peer.first(), None, "no way leads to it");
     peer.blocked(None);
@@ -116,21 +123,40 @@ fn where_nothing_can_be_tried_by_hand_a_detour_ends_by_itself() {
 fn what_is_proven_outlives_the_agent_and_not_the_lease() {
     let mut peer = Peer::new(&["udp", "ipip"]);
     peer.blocked(None);
+    peer.now += Duration::from_secs(10);
     peer.blocked(Some("udp"));
     peer.tell(&PathFact::Largest(Some(Mtu(1350))));
     let all = peer.proofs.all();
     let text = serde_json::to_string(&all[&peer.lease]).unwrap();
     assert_eq!(text, r#"{"detour":"ipip","mtu4":1350}"#);
-    peer.proofs = PathProofs::new(vec!["ipip".to_owned()], &all, peer.now);
+    peer.proofs = PathProofs::new(vec!["ipip".to_owned()], Vec::new(), &all, peer.now);
     assert_eq!((peer.proofs.all(), peer.first().as_deref()), (all.clone(), Some("ipip")));
     peer.proofs.set_ways(vec!["udp".to_owned(), "ipip".to_owned()]);
     assert_eq!(peer.first().as_deref(), Some("ipip"));
     peer.proofs.set_ways(vec!["udp".to_owned()]);
     assert_eq!((peer.first(), peer.proofs.take_news()), (None, vec![peer.lease]));
-    assert_eq!(PathProofs::new(Vec::new(), &all, peer.now).detour(&peer.lease), [""; 0], "no way is known");
+    let again = |former| PathProofs::new(Vec::new(), former, &all, peer.now).detour(&peer.lease);
+    assert_eq!(again(Vec::new()), [""; 0], "no way is known");
+    assert_eq!(again(vec!["udp".to_owned(), "ipip".to_owned()]), ["ipip"], "round the former tunnel");
 
     peer.proofs.forget(&peer.lease);
     assert_eq!((peer.proofs.all(), peer.proofs.take_news()), (BTreeMap::new(), vec![]));
+}
+
+#[test]
+fn a_detour_round_the_former_tunnel_outlives_the_change_of_the_own_one() {
+    let mut peer = Peer::new(&["udp", "ipip"]);
+    peer.blocked(None);
+    peer.proofs.change_tunnel(vec!["vxlan".to_owned()]);
+    assert_eq!(peer.proofs.detour(&peer.lease), ["udp", "ipip"]);
+    assert_eq!(peer.proofs.all()[&peer.lease].detour.as_deref(), Some("udp"));
+    peer.now += Duration::from_secs(10);
+    peer.blocked(Some("udp"));
+    assert_eq!(peer.first().as_deref(), Some("ipip"));
+    // Its lease names the other backend, too, whose tunnel is blocked as well.
+    peer.proofs.forget(&peer.lease);
+    peer.blocked(None);
+    assert_eq!(peer.first().as_deref(), Some("vxlan"));
 }
 
 #[test]

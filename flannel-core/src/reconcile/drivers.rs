@@ -122,7 +122,8 @@ impl Drivers {
         recalled.retain(|it| it.kind != config.backend.kind);
         let mut proven = previous.map(|previous| previous.proven.clone()).unwrap_or_default();
         proven.retain(|key, _| previous.is_some_and(|previous| previous.leases.contains_key(key)));
-        let proofs = PathProofs::new(config.backend.mixing.detours(), &proven, Instant::now());
+        let former = recalled.iter().flat_map(|former| former.mixing.detours()).collect();
+        let proofs = PathProofs::new(config.backend.mixing.detours(), former, &proven, Instant::now());
         let (netns, underlay, backends) = (netns.clone(), underlay.clone(), beside.to_vec());
         let workshop = Workshop { netns, config, underlay, backends, recalled };
         Self {
@@ -219,7 +220,13 @@ impl Drivers {
             let is_further = has_others && self.census.further(kind) > 0;
             // Before the leases are known, those of the last run may still be needed.
             let is_recalled = !self.is_synced && self.slot(kind).is_some();
-            let is_detour = workshop.config.backend.mixing.fallback.iter().any(|way| way.kind == kind);
+            let is_in_use = |former: &&BackendConfig| {
+                former.kind == self.published || self.census.naming(type_of(&former.kind)) > 0
+            };
+            // Peers that still have the former one may have no other way to each other.
+            let formers = workshop.recalled.iter().filter(is_in_use);
+            let detours = [&workshop.config.backend].into_iter().chain(formers);
+            let is_detour = detours.flat_map(|it| &it.mixing.fallback).any(|way| way.kind == kind);
             if (is_named || is_further || is_recalled || is_detour) && !wanted.contains(&kind) {
                 wanted.push(kind);
             }

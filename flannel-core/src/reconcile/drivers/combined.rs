@@ -110,7 +110,9 @@ impl Driver for Drivers {
             restart.extend(ours);
         } else if let Some(workshop) = &mut self.workshop {
             workshop.config.backend = next.clone();
-            self.proofs.set_ways(next.mixing.detours());
+            if self.target == self.published {
+                self.proofs.set_ways(next.mixing.detours());
+            }
             live.splice(0..0, ours);
         } else {
             // It shares the node with none.

@@ -50,8 +50,9 @@ impl Drivers {
         workshop.recalled.retain(|it| it.kind != former.kind && it.kind != next.kind);
         workshop.recalled.push(former);
         (self.target, self.offered) = (kind, None);
-        self.proofs.set_ways(next.mixing.detours());
-        if self.target != self.published {
+        if self.target == self.published {
+            self.proofs.set_ways(next.mixing.detours());
+        } else {
             let (before, after) = (self.published.to_owned(), kind.to_owned());
             self.events.push(NetworkEvent::BackendSwitchBegins { before, after });
         }
@@ -77,12 +78,12 @@ impl Drivers {
         if unable > 0 && now < *self.offered.get_or_insert(now) + after {
             return false;
         }
+        let ways = workshop.config.backend.mixing.detours();
         let (before, after) = (self.published.to_owned(), self.target.to_owned());
         self.events.push(NetworkEvent::BackendSwitched { before, after, unable });
         self.published = self.target;
         self.offered = None;
-        // What was proven is of the former one.
-        self.proofs.clear();
+        self.proofs.change_tunnel(ways);
         true
     }
 

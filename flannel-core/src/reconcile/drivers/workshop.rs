@@ -31,7 +31,8 @@ impl Workshop {
     /// The config of a backend that this node may run.
     pub(super) fn allowed(&self, kind: &str) -> Option<BackendConfig> {
         let further = self.config.backend.mixing.further();
-        let all = [&self.config.backend].into_iter().chain(further).chain(&self.recalled);
+        let detours = self.recalled.iter().flat_map(|former| &former.mixing.fallback);
+        let all = [&self.config.backend].into_iter().chain(further).chain(&self.recalled).chain(detours);
         all.into_iter().find(|config| config.kind == kind).cloned()
     }
 
