@@ -30,6 +30,9 @@ pub struct PingOptions {
     pub interval: Duration,
     /// How long to wait for replies after the last echo.
     pub timeout: Duration,
+    /// An answer that takes longer than this comes too late, and its echo counts as lost: what was queued somewhere would hide an
+    /// outage. Any answer will do unless told.
+    pub latest: Option<Duration>,
     /// Bytes after the ICMP header, as `ping -s` counts them; at least 16.
     pub payload_size: usize,
     /// Forbids fragments, as `ping -M do`: what doesn't fit isn't sent, or is lost on the way.
@@ -45,6 +48,7 @@ impl Default for PingOptions {
             count: 5,
             interval: Duration::from_millis(10),
             timeout: Duration::from_secs(1),
+            latest: None,
             payload_size: 56,
             dont_fragment: false,
             source: None,

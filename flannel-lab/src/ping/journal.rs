@@ -11,6 +11,8 @@ pub struct Outage {
     pub lost: u64,
     /// When the first one lost was sent, after the pinger's start.
     pub began: Duration,
+    /// When the last one lost was sent, after the pinger's start.
+    pub last: Duration,
     /// From the first one lost to the next one answered, or to the end.
     pub lasted: Duration,
 }
@@ -59,6 +61,8 @@ pub(super) struct Journal {
     received: u64,
     duplicates: u64,
     pub(super) last_error: Option<String>,
+    /// Answers that take longer come too late.
+    latest: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,11 @@ struct Entry {
 }
 
 impl Journal {
+    /// Counts the answers that take no longer than `latest`.
+    pub(super) fn counting(latest: Option<Duration>) -> Self {
+        Self { latest, ..Self::default() }
+    }
+
     pub(super) fn sent(&mut self, at: Duration) {
         self.entries.push(Entry { sent: at, rtt: None });
     }
@@ -76,6 +85,7 @@ impl Journal {
         let entry = usize::try_from(number).ok().and_then(|number| self.entries.get_mut(number));
         match entry {
             Some(Entry { rtt: Some(_), .. }) => self.duplicates += 1,
+            Some(entry) if self.latest.is_some_and(|latest| at.saturating_sub(entry.sent) > latest) => {}
             Some(entry) => {
                 entry.rtt = Some(at.saturating_sub(entry.sent));
                 self.received += 1;
@@ -113,10 +123,14 @@ impl Journal {
         let mut open = false;
         for (number, entry) in (0..).zip(&self.entries) {
             match (entry.rtt, outages.last_mut().filter(|_| open)) {
-                (None, Some(outage)) => outage.lost += 1,
+                (None, Some(outage)) => {
+                    outage.lost += 1;
+                    outage.last = entry.sent;
+                }
                 (None, None) => {
                     let lasted = end.saturating_sub(entry.sent);
-                    outages.push(Outage { first: number, lost: 1, began: entry.sent, lasted });
+                    let sent = entry.sent;
+                    outages.push(Outage { first: number, lost: 1, began: sent, last: sent, lasted });
                 }
                 (Some(_), Some(outage)) => outage.lasted = entry.sent.saturating_sub(outage.began),
                 (Some(_), None) => {}
@@ -148,12 +162,23 @@ mod tests {
         assert_eq!(
             report.outages,
             [
-                Outage { first: 1, lost: 2, began: ms(10), lasted: ms(20) },
-                Outage { first: 5, lost: 1, began: ms(50), lasted: ms(10) },
-                Outage { first: 7, lost: 1, began: ms(70), lasted: ms(30) },
+                Outage { first: 1, lost: 2, began: ms(10), last: ms(20), lasted: ms(20) },
+                Outage { first: 5, lost: 1, began: ms(50), last: ms(50), lasted: ms(10) },
+                Outage { first: 7, lost: 1, began: ms(70), last: ms(70), lasted: ms(30) },
             ]
         );
         assert_eq!(report.longest_outage().unwrap().first, 7);
+    }
+
+    #[test]
+    fn what_comes_too_late_is_lost() {
+        let mut journal = Journal::counting(Some(ms(50)));
+        (0..3).for_each(|number| journal.sent(ms(number * 10)));
+        for (number, at) in [(0, 51), (1, 60), (2, 30)] {
+            journal.received(number, ms(at));
+        }
+        let report = journal.report(ms(100));
+        assert_eq!((report.received, report.lost, report.outages[0].lost), (2, 1, 1));
     }
 
     #[test]

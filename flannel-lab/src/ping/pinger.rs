@@ -51,7 +51,7 @@ impl Pinger {
         let shared = Arc::new(Shared {
             start: Instant::now(),
             stop: AtomicBool::new(false),
-            journal: Mutex::default(),
+            journal: Mutex::new(Journal::counting(options.latest.map(patiently))),
         });
         let theirs = Arc::clone(&shared);
         let thread = thread::spawn(move || run(echo, &options, count, &theirs));

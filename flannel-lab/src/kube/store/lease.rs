@@ -13,7 +13,8 @@ const TEXTS: [(&str, &str); 3] =
     [("PublicIP", "public-ip"), ("PublicIPv6", "public-ipv6"), ("BackendType", "backend-type")];
 
 /// Members that are JSON, in annotations as text.
-const DATA: [(&str, &str); 2] = [("BackendData", "backend-data"), ("BackendV6Data", "backend-v6-data")];
+const DATA: [(&str, &str); 3] =
+    [("BackendData", "backend-data"), ("BackendV6Data", "backend-v6-data"), ("Receives", "receives")];
 
 fn annotation(suffix: &str) -> String {
     format!("{PREFIX}{suffix}")
@@ -123,6 +124,7 @@ mod tests {
                     "PublicIP": "192.168.77.5", "PublicIPv6": "fd00:77::5", "BackendType": "vxlan",
                     "BackendData": { "VNI": 1, "VtepMAC": "0a:00:00:00:00:05" },
                     "BackendV6Data": { "VNI": 1, "VtepMAC": "0e:00:00:00:00:05" },
+                    "Receives": [{ "Type": "udp" }],
                 }),
             ),
             (
