@@ -16,7 +16,7 @@ use flannel_lab::netns::Netns;
 use flannel_lab::pod::Pod;
 use flannel_lab::store::Store as _;
 use flannel_lab::wait::wait_for;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Fallible;
 use crate::action::Victim;
@@ -85,19 +85,13 @@ impl Lab {
     pub(crate) fn start(options: &Options, flanneld: &Path) -> Fallible<Self> {
         let (families, backend) = (options.families, options.backend);
         let cluster = Cluster::builder().nodes(options.nodes).families(families).build()?;
-        let store = Store::start(options.store, &cluster, &config(backend, families))?;
+        let config = config(&json!({ "Type": backend.name() }), families);
+        let store = Store::start(options.store, &cluster, &config)?;
         check(backend, families, cluster.fabric())?;
         let bed = Bed::new(cluster, store, flanneld).folder(FOLDER).flags(["--ip-masq"]);
         let in_agent = (backend == Backend::Wireguard).then_some("--wireguard=userspace");
         let bed = bed.flags(in_agent);
-        let lab = Self {
-            pods: Mutex::default(),
-            bed: bed.flags(flags(options, flanneld)?),
-            backend,
-            rules: Mutex::default(),
-            renamed: Mutex::default(),
-            model: Mutex::default(),
-        };
+        let lab = Self::of(bed.flags(flags(options, flanneld)?), backend);
         (1..=options.nodes).try_for_each(|number| lab.start_agent(number))?;
         for number in lab.numbers() {
             lab.wait_until_ready(number, LIMIT)?;
@@ -109,6 +103,12 @@ impl Lab {
         Ok(lab)
     }
 
+    /// These nodes, whose agents are not started yet, without a model.
+    pub(crate) fn of(bed: Bed<Store>, backend: Backend) -> Self {
+        let (pods, rules, renamed, model) = Default::default();
+        Self { pods, bed, backend, rules, renamed, model }
+    }
+
     /// The pods by their node's number.
     pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeMap<u8, Pod>> {
         lock(&self.pods)
@@ -117,9 +117,14 @@ impl Lab {
     /// Starts a node's agent, in place of the one that ended. It finds its underlay by name, by pattern, or by the
     /// default route.
     pub(crate) fn start_agent(&self, number: u8) -> Fallible<()> {
+        self.start_agent_with(number, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn start_agent_with(&self, number: u8, flags: &[&str]) -> Fallible<()> {
         let underlay: &[&str] =
             [&["--iface=eth0"][..], &["--iface-regex=^eth[0-9]$"], &[]][usize::from(number % 3)];
-        Ok(self.bed.keep(number, &self.bed.flanneld(number).args(underlay))?)
+        Ok(self.bed.keep(number, &self.bed.flanneld(number).args(underlay).args(flags))?)
     }
 
     /// Waits until a node's agent says that it is ready.
@@ -308,9 +313,8 @@ fn flags(options: &Options, flanneld: &Path) -> Fallible<Vec<String>> {
 }
 
 /// A config that gives nodes subnets from 200 on, so that those below are for phantoms.
-fn config(backend: Backend, families: Families) -> String {
-    let mut config =
-        json!({ "EnableIPv4": families.v4(), "EnableNFTables": true, "Backend": { "Type": backend.name() } });
+pub(crate) fn config(backend: &Value, families: Families) -> String {
+    let mut config = json!({ "EnableIPv4": families.v4(), "EnableNFTables": true, "Backend": backend });
     let bounds = |v6| [200, 250].map(|number| subnet(number, v6).network().to_string());
     if families.v4() {
         let [min, max] = bounds(false);

@@ -14,7 +14,7 @@
 //!   record that claims what is another's costs nobody a ping but the node it is of;
 //! - a store restored from a backup takes no lease away.
 //!
-//! With `--hostile` it does something else: `hostile.rs`.
+//! With `--hostile` or `--changes` it does something else: `hostile.rs`, `changes.rs`.
 //!
 //! A violation ends it with status 1 and shows seed, actions, difference and logs. The same seed and options
 //! give the same actions, though not at the same microsecond.
@@ -22,6 +22,7 @@
 mod act;
 mod action;
 mod alarms;
+mod changes;
 mod foreign;
 mod hostile;
 mod identity;
@@ -89,11 +90,16 @@ fn run(options: &Options) -> Fallible<ExitCode> {
 
 fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
+    let journal = Journal::new(options.verbose);
+    if let Some(parts) = &options.changes {
+        println!("seed {seed}: changes of {} minutes", options.minutes);
+        let all_well = changes::run(parts, options, flanneld, (seed, &journal))?;
+        return Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     println!(
         "seed {seed}: {} nodes, {} leases of none, {:?}, {:?}, {:?}, {} minutes",
         options.nodes, options.phantoms, options.backend, options.families, options.store, options.minutes
     );
-    let journal = Journal::new(options.verbose);
     if options.hostile.is_some() {
         hostile::lower_descriptor_limit()?;
     }
@@ -122,13 +128,18 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
         churned
     };
     let Err(error) = ended else { return Ok(ExitCode::SUCCESS) };
+    show_violation(&lab, &*error, seed, &journal);
+    Ok(ExitCode::FAILURE)
+}
+
+/// Shows what was violated, and what led to it.
+fn show_violation(lab: &Lab, error: &(dyn Error + Send + Sync), seed: u64, journal: &Journal) {
     println!("VIOLATION with seed {seed} after {:.1} s\n{error}", journal.elapsed().as_secs_f64());
     println!("\nthe last actions:\n{}", journal.last());
     for number in lab.numbers() {
         println!("\nthe end of the log of node{number}'s agent:\n{}", lab.last_lines(number));
     }
     println!("\nVIOLATION, see above; again: --seed {seed}");
-    Ok(ExitCode::FAILURE)
 }
 
 /// The hostile run, instead of churn.

@@ -6,6 +6,7 @@ use clap::{Parser, ValueEnum};
 use flannel_lab::cluster::Families;
 
 use crate::action::Kind;
+use crate::changes::Part;
 use crate::hostile::Attack;
 use crate::model::Backend;
 
@@ -58,6 +59,18 @@ pub(crate) struct Options {
         conflicts_with_all = ["only", "without"]
     )]
     pub(crate) hostile: Option<Vec<Attack>>,
+    /// No churn, but changes of a running cluster, half of the time each, or one of these alone: backends that change, with
+    /// blocked tunnels and agents that end meanwhile; NATs and relays that come and go
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PART",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true,
+        conflicts_with_all = ["only", "without", "hostile", "backend", "phantoms"]
+    )]
+    pub(crate) changes: Option<Vec<Part>>,
     /// Run this flanneld instead of building one
     #[arg(long, value_name = "PATH")]
     pub(crate) flanneld: Option<PathBuf>,
@@ -100,7 +113,13 @@ mod tests {
         assert_eq!((hostile(&[]), hostile(&["--hostile", "--minutes=1"])), (None, Some(Vec::new())));
         let two = hostile(&["--hostile=records,flood"]);
         assert_eq!(two, Some(vec![Attack::Records, Attack::Flood]));
+        let changes = |args: &[&str]| Options::parse_from(["flannel-soak"].iter().chain(args)).changes;
+        assert_eq!((changes(&[]), changes(&["--changes", "--store=local"])), (None, Some(Vec::new())));
+        assert_eq!(changes(&["--changes=nat", "--families=v4"]), Some(vec![Part::Nat]));
         for bad in [
+            ["--changes=nobody", "--minutes=1"],
+            ["--changes", "--backend=udp"],
+            ["--changes", "--hostile"],
             ["--hostile=nobody", "--minutes=1"],
             ["--hostile", "--only=drift"],
             ["--minutes", "0"],

@@ -186,7 +186,7 @@ pub(crate) fn unexplained(touches: &[Touch], losses: &[Loss]) -> (u64, Vec<Strin
     let unexplained =
         losses.iter().filter(|loss| !touches.iter().any(|one| one.covers(loss.a, loss.b, loss.v6)));
     let mut count = 0;
-    let lines = unexplained.map(|Loss { a, b, v6, report }| {
+    let lines = unexplained.map(|Loss { a, b, v6, report, .. }| {
         let family = if *v6 { 6 } else { 4 };
         let (lost, sent) = (report.lost, report.sent);
         count += lost;
@@ -222,6 +222,7 @@ mod tests {
             a,
             b,
             v6: true,
+            start: Instant::now(),
             report: report(lost),
         });
         let touch = Touch { node: 2, peer: None, v6: Some(true) };

@@ -14,7 +14,7 @@ use crate::model::{Lease, Side};
 
 impl Lab {
     /// Takes the nodes' records into the model. From here on they must stay as they are.
-    pub(super) fn read_nodes(&self) -> Fallible<()> {
+    pub(crate) fn read_nodes(&self) -> Fallible<()> {
         let count = self.store.records()?.len();
         for number in self.numbers() {
             let lease = self.published(number, None)?;
@@ -76,8 +76,13 @@ impl Lab {
 
     /// Attaches a pod to a node that has its subnet, and puts what others have there.
     pub(crate) fn furnish(&self, number: u8) -> Fallible<()> {
+        self.attach(number)?;
+        foreign::put(self.node(number).netns(), self.backend, &self.families())
+    }
+
+    /// Attaches a pod to a node that has its subnet.
+    pub(crate) fn attach(&self, number: u8) -> Fallible<()> {
         let pod = Pod::attach_plain(self.node(number), &self.env(number)?)?;
-        foreign::put(self.node(number).netns(), self.backend, &self.families())?;
         lock(&self.pods).insert(number, pod);
         Ok(())
     }
