@@ -147,10 +147,10 @@ async fn a_way_that_is_blocked_is_left_until_it_is_open_again() {
     cluster.must_be_connected("after a restart");
     assert_eq!(ways(&cluster), [Kind::HostGw, Kind::Vxlan, Kind::Vxlan], "it is remembered");
     cluster.block(0, 1, Kind::HostGw, true);
-    cluster.probe_for(Duration::from_secs(2)).await;
+    cluster.probe_for(Duration::from_secs(12)).await;
     assert_eq!(ways(&cluster)[0], Kind::Ipip);
     cluster.block(0, 1, Kind::Ipip, true);
-    cluster.probe_for(Duration::from_secs(2)).await;
+    cluster.probe_for(Duration::from_secs(62)).await;
     assert_eq!(ways(&cluster)[0], Kind::Vxlan, "no way is better than its own");
     cluster.block(0, 1, Kind::HostGw, false);
     cluster.probe_for(Duration::from_secs(62)).await;

@@ -121,10 +121,10 @@ impl Detours {
                     // It was seen before the last step, or so soon that the peer may still be about to take its own.
                     return false;
                 }
-                if !is_last {
-                    *detour = Detour::new(&detour.ways, at + 1, now);
-                } else {
+                if is_last {
                     (peer.detour, peer.rests) = (None, Some(now + REST));
+                } else {
+                    *detour = Detour::new(&detour.ways, at + 1, now);
                 }
                 true
             }

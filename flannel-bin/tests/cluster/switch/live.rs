@@ -186,7 +186,7 @@ fn accepted(own: &'static BackendCase, other: &'static BackendCase) {
     bed.store.put("10.244.200.0-24", &value).unwrap();
     let subnet = bed.record_of(1).0.replace('-', "/");
     let there = bed.netns(3);
-    there.ip("link add pods type dummy").unwrap();
+    there.ip("link add pods type bridge").unwrap();
     there.ip("address add 10.244.200.1/24 dev pods").unwrap();
     there.ip("link set pods up").unwrap();
     there.ip(&format!("route add {subnet} via {address}")).unwrap();

@@ -103,9 +103,9 @@ impl Wire {
     /// What the probes of a node say of another one.
     fn verdicts(&self, from: u8, to: u8) -> Fallible<Value> {
         let status = crate::changes::status(&self.lab, &self.flanneld, from)?;
-        let peers = status["probes"]["peers"].as_array().into_iter().flatten();
+        let mut peers = status["probes"]["peers"].as_array().into_iter().flatten();
         let key = &self.keys[&to];
-        Ok(peers.cloned().find(|peer| peer["lease"] == key.as_str()).unwrap_or_default())
+        Ok(peers.find(|peer| peer["lease"] == key.as_str()).cloned().unwrap_or_default())
     }
 
     /// Whether packets of two nodes travel through an agent, in some direction and family. What has no route does not travel, which

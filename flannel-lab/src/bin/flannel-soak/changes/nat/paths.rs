@@ -1,7 +1,7 @@
 //! By which ways nodes behind NATs reach each other, as their status has it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub(super) struct Paths(BTreeMap<Pair, BTreeMap<u8, Value>>);
 
 impl Paths {
     /// As they are now.
-    pub(super) fn read(lab: &Lab, flanneld: &PathBuf, behind: &[u8]) -> Fallible<Self> {
+    pub(super) fn read(lab: &Lab, flanneld: &Path, behind: &[u8]) -> Fallible<Self> {
         let mut paths = Self::default();
         for from in behind {
             let status = crate::changes::status(lab, flanneld, *from)?;
