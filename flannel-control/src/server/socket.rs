@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -76,6 +77,7 @@ impl Socket {
             let _ = fs::remove_file(&draft);
             failed(error)
         })?;
+        remove_abandoned_drafts(&folder, name);
         Ok(Self { listener, file, name: name.to_owned(), folder })
     }
 
@@ -95,10 +97,31 @@ impl Drop for Socket {
 }
 
 fn draft_name(name: &OsStr) -> OsString {
+    let mut draft = draft_prefix(name);
+    draft.push(std::process::id().to_string());
+    draft
+}
+
+fn draft_prefix(name: &OsStr) -> OsString {
     let mut draft = OsString::from(".");
     draft.push(name);
-    draft.push(format!(".{}", std::process::id()));
+    draft.push(".");
     draft
+}
+
+/// Removes the sockets of runs that were killed before they gave them their name. It may fail: they are in nobody's way.
+fn remove_abandoned_drafts(folder: &Folder, name: &OsStr) {
+    let prefix = draft_prefix(name);
+    let is_draft = |name: &OsStr| {
+        let process = name.as_bytes().strip_prefix(prefix.as_bytes());
+        process.is_some_and(|id| !id.is_empty() && id.iter().all(u8::is_ascii_digit))
+    };
+    for entry in fs::read_dir(folder.path(OsStr::new("."))).into_iter().flatten().flatten() {
+        let path = folder.path(&entry.file_name());
+        if is_draft(&entry.file_name()) && matches!(occupant(&path), Ok(Occupant::Nobody)) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -165,7 +188,17 @@ mod tests {
         // What a killed agent leaves.
         let dead = folder.path().join("dead.sock");
         drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+        for draft in [".dead.sock.4194305", ".dead.sock.x", ".dead.sock.7.7"] {
+            drop(std::os::unix::net::UnixListener::bind(folder.path().join(draft)).unwrap());
+        }
+        let living =
+            std::os::unix::net::UnixListener::bind(folder.path().join(".dead.sock.4194306")).unwrap();
         let second = Socket::bind(&dead).unwrap();
+        assert!(!folder.path().join(".dead.sock.4194305").exists(), "nobody gives it its name any more");
+        for other in [".dead.sock.4194306", ".dead.sock.x", ".dead.sock.7.7"] {
+            assert!(folder.path().join(other).exists(), "{other}");
+        }
+        drop(living);
         StdStream::connect(&dead).unwrap();
         drop((first, second));
         assert!(!path.exists() && !dead.exists());

@@ -245,7 +245,12 @@ impl Driver for Drivers {
     }
 
     fn changed_peers(&mut self) -> Option<Vec<LeaseKey>> {
-        self.awake()?.changed_peers()
+        match self.woke {
+            Woke::Driver(_) => self.awake()?.changed_peers(),
+            Woke::Step => None,
+            // What was proven may be of a lease that has gone meanwhile.
+            Woke::Proof => Some(Vec::new()),
+        }
     }
 
     fn redirected_peers(&mut self) -> Vec<LeaseKey> {
