@@ -103,7 +103,10 @@ impl PathProofs {
     pub(crate) fn set_ways(&self, ways: Vec<String>) {
         let mut known = self.known();
         let changed = known.detours.set_ways(ways);
-        known.news.extend(changed);
+        if !changed.is_empty() {
+            known.news.extend(changed);
+            self.0.told.notify_one();
+        }
     }
 
     /// Takes in what a visit has shown.

@@ -102,6 +102,9 @@ impl Detours {
     /// Nothing gets through to a peer, which was reached by this further backend, or by its own. Returns whether its way changes.
     pub(super) fn blocked(&mut self, lease: LeaseKey, by: Option<&str>, now: Instant) -> bool {
         let ways = &self.ways;
+        if ways.is_empty() && !self.peers.contains_key(&lease) {
+            return false;
+        }
         let peer = self.peers.entry(lease).or_default();
         match (&mut peer.detour, by) {
             (None, None) if !ways.is_empty() => {

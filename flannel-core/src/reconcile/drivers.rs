@@ -89,6 +89,8 @@ pub(super) struct Slot {
     kind: &'static str,
     /// The type that leases of this backend have.
     published_type: String,
+    /// Whether packets between nodes are encrypted.
+    is_encrypted: bool,
     config: BackendConfig,
     driver: Box<dyn Driver>,
     made: Vec<Device>,
@@ -114,7 +116,7 @@ impl Drivers {
         let Driven { kind, driver, state } = driven;
         let published_type = driver.attrs().backend_type;
         let config = config.clone();
-        let slot = Slot::new(kind, published_type, config.backend.clone(), driver, state.devices);
+        let mut slot = Slot::new(kind, published_type, config.backend.clone(), driver, state.devices);
         let mut recalled = previous.map(|previous| previous.beside.clone()).unwrap_or_default();
         recalled.extend(
             previous.and_then(|previous| previous.config.as_ref()).map(|config| config.backend.clone()),
@@ -126,6 +128,7 @@ impl Drivers {
         let proofs = PathProofs::new(config.backend.mixing.detours(), former, &proven, Instant::now());
         let (netns, underlay, backends) = (netns.clone(), underlay.clone(), beside.to_vec());
         let workshop = Workshop { netns, config, underlay, backends, recalled };
+        slot.is_encrypted = workshop.is_encrypted(kind);
         Self {
             slots: vec![slot],
             published: kind,
@@ -257,7 +260,9 @@ impl Drivers {
                     driver.set_lease(lease);
                 }
                 let published_type = maker.lease_type().to_owned();
-                self.slots.push(Slot::new(kind, published_type, backend, driver, state.devices));
+                let is_encrypted = maker.is_encrypted();
+                let slot = Slot::new(kind, published_type, backend, driver, state.devices);
+                self.slots.push(Slot { is_encrypted, ..slot });
                 self.failed.remove(kind);
                 self.events.push(NetworkEvent::BackendStarted { backend: kind.to_owned() });
                 true
@@ -367,6 +372,7 @@ impl Slot {
         Self {
             kind,
             published_type,
+            is_encrypted: false,
             config,
             driver,
             made,

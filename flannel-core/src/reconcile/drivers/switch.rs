@@ -22,8 +22,10 @@ impl Drivers {
         changed: Vec<String>,
     ) -> Result<AppliedConfig, ConfigError> {
         let Some(workshop) = &self.workshop else { return Ok(AppliedConfig::new(Vec::new(), changed)) };
-        let is_encrypted = |kind: &str| workshop.maker(kind).is_some_and(|(_, maker)| maker.is_encrypted());
-        if is_encrypted(self.published) && !is_encrypted(&next.kind) && !next.mixing.leave_encryption {
+        if workshop.is_encrypted(self.published)
+            && !workshop.is_encrypted(&next.kind)
+            && !next.mixing.leave_encryption
+        {
             let problem = format!(
                 "packets between nodes are encrypted by {} now and would not be by {}; if that is meant, set \
                  Backend.LeaveEncryption to true in the same change",

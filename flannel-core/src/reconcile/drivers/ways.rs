@@ -108,7 +108,10 @@ fn ranked<'a>(slots: &'a [Slot], lease: &'a Lease, detour: &'a [String]) -> impl
         .map(String::as_str)
         .filter(|kind| lease.attrs.receives.iter().any(|way| way.kind == *kind));
     let slot_of = |kind: &str| slots.iter().position(|slot| slot.kind == kind);
-    detour.filter_map(slot_of).chain(named).chain(further.filter_map(slot_of))
+    // What is to be encrypted goes no other way, whatever was proven before the lease named this one.
+    let is_free = named.is_none_or(|at| !slots[at].is_encrypted);
+    let detour = detour.filter_map(slot_of).filter(move |_| is_free);
+    detour.chain(named).chain(further.filter_map(slot_of).filter(move |_| is_free))
 }
 
 /// The lease as a lease of this backend.

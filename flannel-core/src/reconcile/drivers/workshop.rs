@@ -23,6 +23,11 @@ impl Workshop {
         Some((backend.kind(), backend.drivers()?))
     }
 
+    /// Whether packets by this backend are encrypted between nodes.
+    pub(super) fn is_encrypted(&self, kind: &str) -> bool {
+        self.maker(kind).is_some_and(|(_, maker)| maker.is_encrypted())
+    }
+
     /// The network config with this backend.
     pub(super) fn config_of(&self, backend: &BackendConfig) -> NetworkConfig {
         NetworkConfig { backend: backend.clone(), ..self.config.clone() }
