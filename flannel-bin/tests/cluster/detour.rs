@@ -12,7 +12,9 @@ use flannel_lab::test_name;
 use flannel_lab::wait::{eventually, patiently};
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
-use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder};
+use crate::harness::{
+    Bed, Folder, Monitor, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder,
+};
 
 /// How often pods ping each other.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -24,6 +26,7 @@ const FLAGS: [&str; 2] = ["--ready-peers=100%,60s", "--wireguard=userspace"];
 rows! {
     of_wireguard_for_vxlan: both_ways(&VXLAN, &WIREGUARD_USERSPACE);
     of_vxlan_for_udp: both_ways(&UDP, &VXLAN);
+    a_detour_that_is_remembered_is_not_taken_for_encrypted_packets: remembered();
     encrypted_packets_take_none: refused(&WIREGUARD_USERSPACE, "packets that wireguard encrypts would travel by another");
     without_probes_it_is_said: without_probes();
     where_nothing_is_proven_there_is_none: refused(&HOST_GW, "probes can't prove that the way by host-gw is blocked");
@@ -185,6 +188,33 @@ fn of_udp_for_vxlan_in_one_direction() {
         traffic.assert_no_loss();
         assert!(!stage.bed.agent(2).log().contains("by a detour"), "node 2 had no need of one");
     });
+}
+
+/// While an agent is down its peer changes to wireguard, and still says that it receives by the detour: the agent, which
+/// remembers that, sends encrypted from the first moment on.
+fn remembered() {
+    let mut stage = Stage::new(&VXLAN, &UDP);
+    stage.block(false);
+    stage.wait_until_sends(1, 2, &UDP, SOON);
+    stage.bed.stop(1);
+    let next =
+        WIREGUARD_USERSPACE.config_with(Families::Dual, r#","SwitchAfter":1,"Accept":["vxlan","udp"]"#);
+    stage.bed.store.put_config(&next).unwrap();
+    let of_two = stage.bed.record_of(2).0;
+    eventually(SOON, "node 2 to change, and to receive by the detour still", || {
+        let record = stage.bed.store.records().unwrap().remove(&of_two).unwrap();
+        let is_so = record.contains(r#""BackendType":"wireguard""#) && record.contains(r#"{"Type":"udp""#);
+        if is_so { Ok(()) } else { Err(record) }
+    });
+    let routes = Monitor::start(stage.bed.netns(1));
+    stage.bed.spawn(1, &FLAGS);
+    stage.bed.wait_ready(1);
+    stage.by = &WIREGUARD_USERSPACE;
+    stage.wait_until_sends(1, 2, &WIREGUARD_USERSPACE, SOON);
+    let subnet = of_two.split('-').next().unwrap().to_owned();
+    let plain = |line: &&String| line.contains(&format!("{subnet}/24 ")) && !line.contains("flannel-wg");
+    let seen = routes.seen();
+    assert_eq!(seen.iter().find(plain), None, "{seen:#?}");
 }
 
 /// Both nodes take the detour, and go on by it while the operator takes it out of the config and puts it back.
