@@ -69,7 +69,7 @@ impl DriverMaker for UdpBackend {
         ""
     }
 
-    fn is_proven(&self) -> bool {
+    fn allows_detours(&self) -> bool {
         true
     }
 

@@ -156,7 +156,7 @@ impl DriverMaker for VxlanBackend {
         peer::KIND
     }
 
-    fn is_proven(&self) -> bool {
+    fn allows_detours(&self) -> bool {
         true
     }
 

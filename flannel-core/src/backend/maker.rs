@@ -25,9 +25,9 @@ pub trait DriverMaker: Send + Sync {
         false
     }
 
-    /// Whether probes can send packets by hand through its tunnel ([`Tunnel::wrap`](super::Tunnel::wrap)). They prove that it is
-    /// blocked, and that it is not any more while peers are reached by another backend.
-    fn is_proven(&self) -> bool {
+    /// Whether peers may be reached by another backend (`Backend.Fallback`) while the tunnel of this one is blocked. That takes probes
+    /// which can send by hand through the tunnel ([`Tunnel::wrap`](super::Tunnel::wrap)) to see when it is open again.
+    fn allows_detours(&self) -> bool {
         false
     }
 

@@ -66,10 +66,10 @@ pub fn check_further(backends: &[Arc<dyn Backend>], config: &NetworkConfig) -> R
                 "packets that {kind} encrypts would travel by another backend; leave Fallback out"
             ));
         }
-        if !own.is_some_and(DriverMaker::is_proven) {
+        if !own.is_some_and(DriverMaker::allows_detours) {
             let known: Vec<&str> = backends
                 .iter()
-                .filter(|it| it.drivers().is_some_and(DriverMaker::is_proven))
+                .filter(|it| it.drivers().is_some_and(DriverMaker::allows_detours))
                 .map(|it| it.kind())
                 .collect();
             return wrong(format!(
