@@ -98,7 +98,7 @@ fn bench(options: &Options) -> Fallible<ExitCode> {
         method("flannel ADD", flannel, conf("{}")),
         method("host-local ADD", options.plugins.join("host-local"), conf(host_local)),
     ];
-    let before = proc::activity(std::process::id())?.cpu;
+    let before = proc::activity(std::process::id())?;
     let watch = Watch::start();
     let mut ours = Duration::ZERO;
     for round in 0..WARM_UP + options.rounds {
@@ -115,7 +115,7 @@ fn bench(options: &Options) -> Fallible<ExitCode> {
             }
         }
     }
-    let own = proc::activity(std::process::id())?.cpu.saturating_sub(before);
+    let own = proc::activity(std::process::id())?.since(&before).cpu;
     let foreign = watch.stop().foreign(ours + own);
     for round in 0..MEMORY_ROUNDS {
         for method in &mut methods {

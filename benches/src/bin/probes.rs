@@ -88,9 +88,9 @@ fn run(flanneld: &Path, peers: u32, flag: &str, silent: bool, options: &Options)
     let agent = bed.agent(1);
     let (before, start) = (proc::activity(agent.pid())?, Instant::now());
     sleep(Duration::from_secs(options.seconds));
-    let after = proc::activity(agent.pid())?;
+    let used = proc::activity(agent.pid())?.since(&before);
     let elapsed = start.elapsed().as_secs_f64();
-    let percent = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 100.0 / elapsed;
+    let percent = used.cpu.as_secs_f64() * 100.0 / elapsed;
     let resident = agent.rss()? as f64 / f64::from(1 << 20);
     let troubles = agent.log().matches("peer is not reached").count();
     Ok(format!(

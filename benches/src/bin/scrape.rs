@@ -62,19 +62,19 @@ fn run(flanneld: &Path, count: u32, values: &str, flags: &[String], scrapes: u32
     // Files written a moment ago are read once more.
     sleep(Duration::from_secs(5));
     let watch = Watch::start();
-    let before = activity(agent.pid())?.cpu;
+    let before = activity(agent.pid())?;
     let (mut took, mut bytes, mut cpu) = (Sample::new(), Sample::new(), Sample::new());
     for _ in 0..scrapes {
         sleep(PAUSE);
-        let idle = activity(agent.pid())?.cpu;
+        let idle = activity(agent.pid())?;
         let (time, size) = scrape(bed.netns(1))?;
         // Until the thread that answered sleeps again.
         sleep(PAUSE / 50);
-        cpu.push(activity(agent.pid())?.cpu.saturating_sub(idle).as_secs_f64() * 1e3);
+        cpu.push(activity(agent.pid())?.since(&idle).cpu.as_secs_f64() * 1e3);
         took.push(time.as_secs_f64() * 1e3);
         bytes.push(size as f64 / 1024.0);
     }
-    let ours = activity(agent.pid())?.cpu.saturating_sub(before);
+    let ours = activity(agent.pid())?.since(&before).cpu;
     let foreign = watch.stop().foreign(ours) * 100.0;
     println!("| {count} | {values} | {took:.2} | {cpu:.2} | {:.0} | {foreign:.0} |", bytes.median());
     Ok(())

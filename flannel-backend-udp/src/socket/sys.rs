@@ -1,7 +1,8 @@
 //! sendmmsg and recvmmsg with the control messages of UDP segmentation offload.
 //!
-//! All arrays are made once. The raw pointers in them are written anew before each call, from borrows
-//! that last until it returns.
+//! All arrays get their room once; those for sending are filled up to what a batch needed so far, so that a node that is idle or
+//! has one peer doesn't hold memory for hundreds. The raw pointers in them are written anew before each call, from borrows that
+//! last until it returns.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -54,7 +55,15 @@ pub(crate) struct Outgoing {
     iovecs: Vec<libc::iovec>,
     controls: Vec<Control>,
     messages: Vec<libc::mmsghdr>,
+    most: Most,
     one_by_one: bool,
+}
+
+/// What a call takes at most.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    messages: usize,
+    pieces: usize,
 }
 
 impl Outgoing {
@@ -62,9 +71,10 @@ impl Outgoing {
     pub(crate) fn new(messages: usize, pieces: usize, one_by_one: bool) -> Self {
         Self {
             names: Vec::with_capacity(messages),
-            iovecs: vec![EMPTY_IOVEC; pieces],
-            controls: vec![Control([0; 64]); messages],
-            messages: vec![empty_message(); messages],
+            iovecs: Vec::with_capacity(pieces),
+            controls: Vec::with_capacity(messages),
+            messages: Vec::with_capacity(messages),
+            most: Most { messages, pieces },
             one_by_one,
         }
     }
@@ -78,8 +88,13 @@ impl Outgoing {
         headers: &[u8],
         packets: &[u8],
     ) -> io::Result<usize> {
-        let most = if self.one_by_one { 1 } else { self.messages.len() };
+        let most = if self.one_by_one { 1 } else { self.most.messages };
         let batch = &batch[..batch.len().min(most)];
+        let needed: usize = batch.iter().map(|message| message.pieces.len()).sum();
+        // Before the loop, since it takes pointers into them.
+        grow(&mut self.iovecs, needed.min(self.most.pieces), EMPTY_IOVEC);
+        grow(&mut self.controls, batch.len(), Control([0; 64]));
+        grow(&mut self.messages, batch.len(), empty_message());
         self.names.clear();
         self.names.extend(batch.iter().map(|message| SockAddr::from(message.to)));
         let (mut count, mut used) = (0, 0);
@@ -122,6 +137,13 @@ impl Outgoing {
             return Ok(if self.one_by_one { 1 } else { sent });
         }
         or_one_by_one(&mut self.one_by_one)
+    }
+}
+
+/// Makes `array` at least `len` long.
+fn grow<T: Clone>(array: &mut Vec<T>, len: usize, value: T) {
+    if array.len() < len {
+        array.resize(len, value);
     }
 }
 

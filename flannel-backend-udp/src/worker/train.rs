@@ -30,13 +30,14 @@ struct Train {
 /// A datagram joins only the newest train of its peer, so that what goes to one peer stays in order.
 pub(super) struct Trains {
     trains: Vec<Train>,
+    /// A part of the same length for each train that any batch had so far.
     pieces: Vec<Piece>,
 }
 
 impl Trains {
     pub(super) fn new() -> Self {
-        let none = Piece { is_header: false, start: 0, len: 0 };
-        Self { trains: Vec::with_capacity(TRAINS), pieces: vec![none; TRAINS * PIECES] }
+        // Memory is the kernel's until it is written to, and most nodes never have many trains in a batch.
+        Self { trains: Vec::with_capacity(TRAINS), pieces: Vec::with_capacity(TRAINS * PIECES) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -71,6 +72,10 @@ impl Trains {
     /// Begins a train for datagrams of `len` bytes. There must be room for one more.
     pub(super) fn begin(&mut self, peer: PeerIndex, to: SocketAddr, len: usize) {
         self.trains.push(Train { peer, to, segment: len, datagrams: 0, pieces: 0, bytes: 0, closed: false });
+        let needed = self.trains.len() * PIECES;
+        if self.pieces.len() < needed {
+            self.pieces.resize(needed, Piece { is_header: false, start: 0, len: 0 });
+        }
     }
 
     /// Adds a datagram to the newest train of its peer, for which there is room.

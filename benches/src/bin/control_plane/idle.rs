@@ -18,14 +18,16 @@ struct Cost {
     wakeups: f64,
     /// Resident memory in MiB.
     resident: f64,
+    /// What of it is its own, in MiB.
+    own: f64,
 }
 
 pub(crate) fn run(bed: &Bed, seconds: u64) -> Fallible<()> {
-    let Cost { cpu, wakeups, resident } = measure(bed, seconds)?;
+    let Cost { cpu, wakeups, resident, own } = measure(bed, seconds)?;
     println!("\n{}, {} leases in etcd; nothing changes for {seconds} s", bed.backend, bed.leases);
     println!("  processor time a minute     {cpu:.1} ms");
     println!("  wake-ups a minute           {wakeups:.0}");
-    println!("  resident memory             {resident:.1} MiB");
+    println!("  resident memory             {resident:.1} MiB, {own:.1} of them no pages of files");
     Ok(())
 }
 
@@ -37,7 +39,9 @@ pub(crate) fn second(
     bed: impl Fn(Option<&str>) -> Fallible<Bed>,
 ) -> Fallible<()> {
     for round in 1..=rounds {
-        let (alone, both) = (measure(&bed(None)?, seconds)?, measure(&bed(Some(fallback))?, seconds)?);
+        // A statement each: the first bed has to be gone before the second is built, since they use the same names.
+        let alone = measure(&bed(None)?, seconds)?;
+        let both = measure(&bed(Some(fallback))?, seconds)?;
         println!("\nround {round}: without {fallback} beside it, with it, and what that adds");
         let row = |name: &str, one: f64, other: f64| {
             println!("  {name:<36}{one:8.1}  {other:8.1}  {:+8.1}", other - one);
@@ -45,6 +49,7 @@ pub(crate) fn second(
         row("processor time a minute in ms", alone.cpu, both.cpu);
         row("wake-ups a minute", alone.wakeups, both.wakeups);
         row("resident memory in MiB", alone.resident, both.resident);
+        row("of it no pages of files", alone.own, both.own);
     }
     Ok(())
 }
@@ -56,10 +61,11 @@ fn measure(bed: &Bed, seconds: u64) -> Fallible<Cost> {
     sleep(SETTLE);
     let before = proc::activity(agent.pid())?;
     sleep(Duration::from_secs(seconds));
-    let after = proc::activity(agent.pid())?;
+    let used = proc::activity(agent.pid())?.since(&before);
     let a_minute = 60.0 / seconds as f64;
-    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e3 * a_minute;
-    let wakeups = (after.switches - before.switches) as f64 * a_minute;
-    let resident = agent.rss()? as f64 / f64::from(1 << 20);
-    Ok(Cost { cpu, wakeups, resident })
+    let cpu = used.cpu.as_secs_f64() * 1e3 * a_minute;
+    let wakeups = used.switches as f64 * a_minute;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let (resident, own) = (mib(agent.rss()?), mib(proc::own_memory(agent.pid())?));
+    Ok(Cost { cpu, wakeups, resident, own })
 }

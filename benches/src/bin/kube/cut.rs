@@ -24,7 +24,7 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
     let agent = bed.start_settled()?;
     let listener = Listener::start(bed.netns())?;
     bed.api().clear_requests();
-    let (received, cpu) = (bed.received()?, proc::activity(agent.pid())?.cpu);
+    let (received, before) = (bed.received()?, proc::activity(agent.pid())?);
     let (mut signs, mut away) = (HashSet::new(), Sample::new());
     for round in 0..cuts {
         let beats = |bed: &Bed| {
@@ -64,7 +64,7 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
         return Err(format!("{gone} routes of live peers were removed").into());
     }
     let requests = bed.api().counts();
-    let cpu = proc::activity(agent.pid())?.cpu.saturating_sub(cpu);
+    let cpu = proc::activity(agent.pid())?.since(&before).cpu;
     println!("\n{what}; the watch is cut {cuts} times, with {} changes around each", 2 * BEATS + 2);
     println!("  away                        {away:.2} s");
     println!(

@@ -103,7 +103,7 @@ pub(crate) fn restarts(what: &str, bed: &Bed, restarts: u32, rate: u32) -> Falli
     println!("\n{what}; {restarts} nodes restart, {rate} a second");
     for loses_mac in [false, true] {
         let (revision, written) = (bed.api().revision(), writes(&agent));
-        let before = proc::activity(agent.pid())?.cpu;
+        let before = proc::activity(agent.pid())?;
         let mut signs = HashMap::new();
         pace(restarts, rate, |n| {
             let start = Instant::now();
@@ -124,7 +124,7 @@ pub(crate) fn restarts(what: &str, bed: &Bed, restarts: u32, rate: u32) -> Falli
         let sign = Sign::Fdb(mac(last).parse()?, moved.parse()?);
         let times = if loses_mac { wait_for(&listener, signs) } else { Sample::new() };
         wait_for(&listener, [(sign, Instant::now())].into());
-        let cpu = proc::activity(agent.pid())?.cpu.saturating_sub(before).as_secs_f64();
+        let cpu = proc::activity(agent.pid())?.since(&before).cpu.as_secs_f64();
         let events = bed.api().revision() - revision;
         println!("  {}", if loses_mac { "with another MAC" } else { "unchanged" });
         println!(

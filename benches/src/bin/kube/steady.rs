@@ -27,13 +27,13 @@ pub(crate) fn run(what: &str, bed: &Bed, seconds: u32, rate: u32) -> Fallible<()
             bed.api().edit_node(&node, |node| touch_status(node, n.into()));
         });
     }
-    let (after, took) = (proc::activity(agent.pid())?, start.elapsed().as_secs_f64());
+    let (used, took) = (proc::activity(agent.pid())?.since(&before), start.elapsed().as_secs_f64());
     let (requests, written) = (bed.api().counts(), writes(&agent) - written);
     let announced = listener.news.try_iter().filter(|(_, event)| is_ours(event)).count();
     if (written, announced) != (0, 0) || requests != Counts::default() {
         return Err(format!("{written} writes, {announced} announcements, {requests:?}").into());
     }
-    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+    let cpu = used.cpu.as_secs_f64();
     println!("\n{what}; {rate} status updates a second for {took:.0} s");
     println!(
         "  processor time              {:.2} % of one core, {:.1} ms a minute",
@@ -43,7 +43,7 @@ pub(crate) fn run(what: &str, bed: &Bed, seconds: u32, rate: u32) -> Fallible<()
     if rate > 0 {
         println!("  processor time an update    {:.0} us", cpu / f64::from(seconds * rate) * 1e6);
     }
-    println!("  wake-ups a minute           {:.0}", (after.switches - before.switches) as f64 / took * 60.0);
+    println!("  wake-ups a minute           {:.0}", used.switches as f64 / took * 60.0);
     println!("  requests, kernel writes     none");
     println!("  received                    {:.1} MB", (bed.received()? - received) as f64 / 1e6);
     println!(
