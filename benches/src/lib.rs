@@ -41,6 +41,19 @@ pub fn in_lab(stores: Stores, bench: impl FnOnce() -> Fallible<ExitCode>) -> Fal
     in_sandbox(bench)
 }
 
+/// Runs a bench in a sandbox of its own, of this agent, or of one that is built for it beside this program.
+pub fn with_agent(
+    given: Option<&Path>,
+    stores: Stores,
+    bench: impl FnOnce(&Path) -> Fallible<ExitCode>,
+) -> Fallible<ExitCode> {
+    let flanneld = given.map(|path| flanneld::path(Some(path))).transpose()?;
+    match flanneld {
+        Some(flanneld) => in_sandbox(|| bench(&flanneld)),
+        None => in_lab(stores, || bench(&flanneld::path(None)?)),
+    }
+}
+
 /// Runs a bench of agents that are there in a sandbox of its own.
 pub fn in_sandbox(bench: impl FnOnce() -> Fallible<ExitCode>) -> Fallible<ExitCode> {
     match enter_sandbox()? {

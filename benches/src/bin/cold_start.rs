@@ -4,7 +4,7 @@
 //! The agent's time counts from its start until it says that all peers are in the kernel; it includes reading
 //! the leases from the folder, a lease of its own and its devices. Unit: seconds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use clap::Parser;
 use flannel_benches::batch::{batch, check_routes};
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, bed, in_lab, leases, wait_ready};
+use flannel_benches::{Fallible, bed, leases, wait_ready, with_agent};
 use flannel_lab::cluster::Cluster;
-use flannel_lab::flanneld::{self, Stores};
+use flannel_lab::flanneld::Stores;
 use flannel_lab::store::{Folder, Store as _};
 
 /// Cold start of an agent against `ip -batch` of the same entries.
@@ -30,6 +30,9 @@ struct Options {
     /// Backends to measure; vxlan-plain is vxlan with --nexthop-objects=off.
     #[arg(long, value_delimiter = ',', default_value = "vxlan")]
     backends: Vec<String>,
+    /// The agent to measure, in place of one that is built beside this program: to compare versions, in turn.
+    #[arg(long)]
+    flanneld: Option<PathBuf>,
 }
 
 /// One backend's figures.
@@ -45,13 +48,12 @@ struct Figures {
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    in_lab(Stores::Local, || {
-        let flanneld = flanneld::path(None)?;
+    with_agent(options.flanneld.as_deref(), Stores::Local, |flanneld| {
         let mut figures: Vec<Figures> = options.backends.iter().map(|_| Figures::default()).collect();
         for round in 1..=options.rounds {
             for (backend, figures) in options.backends.iter().zip(&mut figures) {
                 eprintln!("round {round} of {}: {backend}", options.rounds);
-                run(&flanneld, backend, options.leases, figures)?;
+                run(flanneld, backend, options.leases, figures)?;
             }
         }
         for (backend, figures) in options.backends.iter().zip(&figures) {

@@ -1,6 +1,7 @@
 //! Repair: with many leases in the kernel, one thing is damaged, and the agent says how long it took from the
 //! kernel's notification to its last acknowledgement. Unit: milliseconds.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, bed, in_lab, wait_ready};
+use flannel_benches::{Fallible, bed, wait_ready, with_agent};
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::flanneld::{self, Stores};
+use flannel_lab::flanneld::Stores;
 use flannel_lab::netns::Netns;
 use flannel_lab::store::{Folder, Store as _};
 
@@ -24,6 +25,9 @@ struct Options {
     /// Repairs of each kind.
     #[arg(long, default_value_t = 20)]
     rounds: u32,
+    /// The agent to measure, in place of one that is built beside this program: to compare versions, in turn.
+    #[arg(long)]
+    flanneld: Option<PathBuf>,
 }
 
 /// One kind of damage: its name, the commands of the n-th round, and the targets for median and maximum in ms.
@@ -93,14 +97,14 @@ const DAMAGES: [Damage; 13] = [
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    in_lab(Stores::Local, || run(&options))
+    with_agent(options.flanneld.as_deref(), Stores::Local, |flanneld| run(flanneld, &options))
 }
 
-fn run(options: &Options) -> Fallible<ExitCode> {
+fn run(flanneld: &Path, options: &Options) -> Fallible<ExitCode> {
     let cluster = Cluster::builder().nodes(1).families(Families::Dual).build()?;
     let store = Folder::new("/run/repair")?;
     fill(&store, options.leases)?;
-    let bed = bed(cluster, store, &flanneld::path(None)?, &["--ip-masq".to_owned()]);
+    let bed = bed(cluster, store, flanneld, &["--ip-masq".to_owned()]);
     let (agent, netns) = (bed.flanneld(1).start()?, bed.netns(1));
     wait_ready(netns)?;
     sleep(Duration::from_secs(2));

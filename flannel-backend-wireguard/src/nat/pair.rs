@@ -19,8 +19,9 @@ pub(crate) const FAST: u16 = 2;
 const IN_USE: Duration = Duration::from_secs(30);
 /// A peer that was heard from within this time is where it was, however old the last handshake is.
 const HEARD: Duration = Duration::from_secs(60);
-/// A peer that pods send to and that says nothing for this time is asked whether it is there.
-const SILENT: Duration = Duration::from_secs(2);
+/// A peer that pods send to and that says nothing for this time is asked whether it is there. With the looks, each half a second, and
+/// the questions a mapping that a NAT lost is noticed within 5 s.
+const SILENT: Duration = Duration::from_secs(1);
 /// So many questions without an answer mean that a peer is lost.
 pub(crate) const MISSES: u32 = 4;
 /// How long an endpoint is tried: two handshake messages, 5 s apart (`REKEY_TIMEOUT`).

@@ -12,9 +12,11 @@ use flannel_lab::test_name;
 use flannel_lab::wait::{eventually, patiently};
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
+use crate::etcd;
 use crate::harness::{
     Bed, Folder, Monitor, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder,
 };
+use crate::kube::kube;
 
 /// How often pods ping each other.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -24,8 +26,10 @@ const PROOF: Duration = Duration::from_secs(60 + 30);
 const FLAGS: [&str; 2] = ["--ready-peers=100%,60s", "--wireguard=userspace"];
 
 rows! {
-    of_wireguard_for_vxlan: both_ways(&VXLAN, &WIREGUARD_USERSPACE);
-    of_vxlan_for_udp: both_ways(&UDP, &VXLAN);
+    of_wireguard_for_vxlan: both_ways(&Stage::new(&VXLAN, &WIREGUARD_USERSPACE));
+    of_vxlan_for_udp: both_ways(&Stage::new(&UDP, &VXLAN));
+    of_udp_for_vxlan_on_etcd: both_ways(&Stage::of(etcd::start, Families::V4, &VXLAN, &UDP));
+    of_vxlan_for_udp_on_kubernetes: both_ways(&Stage::of(kube, Families::V6, &UDP, &VXLAN));
     a_detour_that_is_remembered_is_not_taken_for_encrypted_packets: remembered();
     encrypted_packets_take_none: refused(&WIREGUARD_USERSPACE, "packets that wireguard encrypts would travel by another");
     without_probes_it_is_said: without_probes();
@@ -33,18 +37,30 @@ rows! {
 }
 
 /// Three nodes with a backend and a detour.
-struct Stage {
-    bed: Bed<Folder>,
+struct Stage<S> {
+    bed: Bed<S>,
     pods: Vec<Pod>,
     case: &'static BackendCase,
     by: &'static BackendCase,
 }
 
-impl Stage {
+impl Stage<Folder> {
     fn new(case: &'static BackendCase, by: &'static BackendCase) -> Self {
-        let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
-        let config = case.config_with(Families::Dual, &format!(r#","Fallback":["{}"]"#, by.kind));
-        let mut bed = Bed::with_config(cluster, new_folder(), case, &config);
+        Self::of(|_| new_folder(), Families::Dual, case, by)
+    }
+}
+
+impl<S: Store> Stage<S> {
+    fn of(
+        store: impl FnOnce(&Cluster) -> S,
+        families: Families,
+        case: &'static BackendCase,
+        by: &'static BackendCase,
+    ) -> Self {
+        let cluster = Cluster::builder().nodes(3).families(families).build().unwrap();
+        let config = case.config_with(families, &format!(r#","Fallback":["{}"]"#, by.kind));
+        let store = store(&cluster);
+        let mut bed = Bed::with_config(cluster, store, case, &config);
         (1..=3).for_each(|number| bed.spawn(number, &FLAGS));
         for number in 1..=3 {
             bed.wait_ready(number);
@@ -91,7 +107,7 @@ impl Stage {
         self.bed.netns(2).run("nft", &["delete table inet fault"]).unwrap();
     }
 
-    /// By which of the two backends a node sends to the pods of another one, in both families.
+    /// By which of the two backends a node sends to the pods of another one, in all families.
     fn sends(&self, from: u8, to: u8) -> Result<&'static str, String> {
         let devices: Vec<String> = self.pods[usize::from(to) - 1]
             .addresses()
@@ -138,7 +154,8 @@ impl Stage {
 
     /// Pods have the smaller MTU.
     fn mtu(&self) -> u32 {
-        self.case.mtu(Families::Dual, 1500).min(self.by.mtu(Families::Dual, 1500))
+        let families = self.bed.cluster.families();
+        self.case.mtu(families, 1500).min(self.by.mtu(families, 1500))
     }
 }
 
@@ -218,8 +235,8 @@ fn remembered() {
 }
 
 /// Both nodes take the detour, and go on by it while the operator takes it out of the config and puts it back.
-fn both_ways(case: &'static BackendCase, by: &'static BackendCase) {
-    let stage = Stage::new(case, by);
+fn both_ways<S: Store>(stage: &Stage<S>) {
+    let (case, by) = (stage.case, stage.by);
     let traffic = stage.traffic();
     stage.block(true);
     for (from, to) in [(1, 2), (2, 1)] {
@@ -232,7 +249,7 @@ fn both_ways(case: &'static BackendCase, by: &'static BackendCase) {
     traffic.assert_no_loss();
     assert_eq!(stage.sends(3, 2).as_deref(), Ok(case.kind));
     // Without a detour the tunnel's fault is what pods get.
-    stage.bed.store.put_config(&case.config(Families::Dual)).unwrap();
+    stage.bed.store.put_config(&case.config(stage.bed.cluster.families())).unwrap();
     stage.wait_until_sends(1, 2, case, SOON);
     stage.unblock();
     assert_all_reach_all(&stage.pods, stage.mtu());

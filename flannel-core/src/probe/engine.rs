@@ -26,7 +26,7 @@ use self::sessions::TunnelsWord;
 use self::target::{Sent, Target};
 use super::gate::{Look, PeersGate};
 use super::options::{ProbeInterval, ProbeOptions};
-use super::pace::{Budget, Rate};
+use super::pace::{Budget, Rate, wake_up};
 use super::sockets::{self, Arrival, FamilySockets, What};
 use super::status::{ProbeStatus, Verdict};
 use crate::addr::{Family, Mtu, PerFamily};
@@ -173,7 +173,8 @@ impl Prober {
     pub(crate) async fn run(mut self, tell: impl Fn(ProbeEvent)) -> Infallible {
         self.network.mark_changed();
         let mut buffer = vec![0; BUFFER];
-        let (mut list_at, mut publish_at) = (Instant::now(), Instant::now());
+        let began = Instant::now();
+        let (mut list_at, mut publish_at) = (began, began);
         let mut is_listed = false;
         loop {
             let gate = self.gate.as_ref().map(PeersGate::deadline);
@@ -181,6 +182,8 @@ impl Prober {
             let start = self.starts.first().map(|(at, _)| self.resumed.max(*at));
             let due = [end, start, self.is_changed.then_some(publish_at), gate];
             let due = due.into_iter().flatten().min();
+            let due =
+                due.map(|due| began + wake_up(due.saturating_duration_since(began), self.targets.len()));
             let mut has_arrived = false;
             tokio::select! {
                 () = arrival(self.sockets.v4.as_ref()) => has_arrived = true,

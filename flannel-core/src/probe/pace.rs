@@ -20,6 +20,10 @@ const WATCHED: u32 = 8;
 /// Packets of a second, at most, and how many may be sent at once after a rest.
 const PACKETS: u32 = 400;
 const BURST: u32 = 200;
+/// What is due within this time happens at one wake-up where there are many targets.
+const LONGEST_GRAIN: Duration = Duration::from_millis(50);
+/// How many targets that takes.
+const MANY: usize = 100;
 /// How long the kernel keeps a neighbour that nobody uses (`gc_stale_time`).
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The shortest interval of visits to a peer.
@@ -102,6 +106,14 @@ pub(super) fn between_visits_of_unreached(unreached: usize, regular: Duration) -
 pub(super) fn first_sweep(new: Crowd, is_waited_for: bool) -> Duration {
     let soonest = Duration::from_secs(1) * count(new.targets) * 2 / PACKETS;
     if is_waited_for { soonest } else { soonest.max(new.among_neighbours()) }
+}
+
+/// When to wake up for what is due at a time, counted from some beginning: the more targets, the more of them share a wake-up,
+/// which costs an idle node more than the packets do.
+pub(super) fn wake_up(due: Duration, targets: usize) -> Duration {
+    let grain = LONGEST_GRAIN * count(targets.min(MANY)) / count(MANY);
+    let due = due.as_nanos().next_multiple_of(grain.as_nanos().max(1));
+    Duration::from_nanos(u64::try_from(due).unwrap_or(u64::MAX))
 }
 
 impl Crowd {
@@ -218,6 +230,20 @@ mod tests {
             ("while a sweep finds as many as two a second", 100, 2.1, 500_000),
         ] {
             assert_eq!(between_thorough_rounds(unreached, of_suspects).as_millis(), gap, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_for_many_at_about_the_same_time_takes_one_wake_up() {
+        let ms = Duration::from_millis;
+        for (what, due, targets, want) in [
+            ("no peer", ms(1_234), 0, ms(1_234)),
+            ("a few wait for nobody", ms(1_233), 4, ms(1_234)),
+            ("many", ms(1_234), 100, ms(1_250)),
+            ("on time", ms(1_250), 100, ms(1_250)),
+            ("more do not wait for longer", ms(1_251), 10_000, ms(1_300)),
+        ] {
+            assert_eq!(wake_up(due, targets), want, "{what}");
         }
     }
 

@@ -10,11 +10,12 @@ mod idle;
 mod spread;
 mod start;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use flannel_benches::{Fallible, in_lab, leases};
-use flannel_lab::flanneld::{self, Stores};
+use flannel_benches::{Fallible, leases, with_agent};
+use flannel_lab::flanneld::Stores;
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,6 +57,9 @@ struct Options {
     /// More arguments for the agent.
     #[arg(long, allow_hyphen_values = true)]
     flag: Vec<String>,
+    /// The agent to measure, in place of one that is built beside this program: to compare versions, in turn.
+    #[arg(long)]
+    flanneld: Option<PathBuf>,
 }
 
 fn main() -> Fallible<ExitCode> {
@@ -63,13 +67,12 @@ fn main() -> Fallible<ExitCode> {
     if let Some(n) = options.leases.iter().find(|n| **n + options.singles + spread::BURST > leases::MOST) {
         return Err(format!("{n} leases are too many for the network").into());
     }
-    in_lab(Stores::All, || {
-        let flanneld = flanneld::path(None)?;
+    with_agent(options.flanneld.as_deref(), Stores::All, |flanneld| {
         let backend = options.backend.as_str();
         for part in &options.parts {
             for leases in &options.leases {
                 let with = |fallback: Option<&str>| {
-                    bed::Bed::build(&flanneld, &options.flag, backend, fallback, *leases)
+                    bed::Bed::build(flanneld, &options.flag, backend, fallback, *leases)
                 };
                 let bed = || with(None);
                 match part {

@@ -9,13 +9,16 @@ use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::pod::Pod;
 use flannel_lab::wait::{eventually, patiently};
 
-use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
+use crate::backends::{BackendCase, HOST_GW, IPIP, UDP, VXLAN, WIREGUARD, WIREGUARD_USERSPACE, rows};
+use crate::etcd;
 use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, new_folder};
+use crate::kube::kube;
 
 /// How long a change takes at most: devices, one round of records, ten seconds without a packet by the former backend.
 const LONG: Duration = Duration::from_secs(60);
-/// Only the agents of WireGuard cases look at this flag.
+/// Only the agents of WireGuard cases look at these flags.
 const FLAGS: [&str; 1] = ["--wireguard=userspace"];
+const IN_KERNEL: [&str; 1] = ["--wireguard=kernel"];
 
 rows! {
     vxlan_to_host_gw: between(&VXLAN, &HOST_GW, "");
@@ -29,6 +32,8 @@ rows! {
     udp_to_wireguard: between(&UDP, &WIREGUARD_USERSPACE, "");
     wireguard_to_vxlan: between(&WIREGUARD_USERSPACE, &VXLAN, r#","LeaveEncryption":true"#);
     wireguard_to_udp: between(&WIREGUARD_USERSPACE, &UDP, r#","LeaveEncryption":true"#);
+    vxlan_to_host_gw_on_etcd: in_store(etcd::start, Families::V4, &VXLAN, &HOST_GW, "");
+    udp_to_vxlan_on_kubernetes: in_store(kube, Families::V6, &UDP, &VXLAN, "");
     vxlan_to_udp_on_strict_hosts: on_strict_hosts(&VXLAN, &UDP);
     host_gw_on_strict_hosts_is_named: named(&VXLAN, &HOST_GW);
     a_node_of_another_backend_is_accepted: accepted(&VXLAN, &HOST_GW);
@@ -36,29 +41,50 @@ rows! {
     encryption_is_not_left_by_accident: refused(&WIREGUARD_USERSPACE, &VXLAN);
 }
 
+mod vm {
+    use super::*;
+
+    rows! {
+        #[ignore = "needs a kernel with ipip and wireguard; .ci/vm --all runs it in a VM"]
+        vxlan_to_ipip: in_store(|_| new_folder(), Families::V4, &VXLAN, &IPIP, "");
+        ipip_to_udp: in_store(|_| new_folder(), Families::V4, &IPIP, &UDP, "");
+        vxlan_to_wireguard: between(&VXLAN, &WIREGUARD, "");
+        ipip_to_wireguard: in_store(|_| new_folder(), Families::V4, &IPIP, &WIREGUARD, "");
+        wireguard_to_host_gw: between(&WIREGUARD, &HOST_GW, r#","LeaveEncryption":true"#);
+    }
+}
+
 /// Nodes, their pods, and the traffic between these.
-type Scene = (Bed<Folder>, Vec<Pod>, Vec<Traffic>);
+type Scene<S> = (Bed<S>, Vec<Pod>, Vec<Traffic>);
 
 /// Nodes with a backend, and traffic between their pods, all around.
-fn bed(nodes: u8, case: &'static BackendCase) -> Scene {
-    bed_of(Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap(), nodes, case)
+fn bed(nodes: u8, case: &'static BackendCase) -> Scene<Folder> {
+    let cluster = Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap();
+    bed_of(cluster, |_| new_folder(), nodes, case, FLAGS)
 }
 
 /// The same on hosts that demand that packets come by the link of the route to their source.
-fn strict_bed(nodes: u8, case: &'static BackendCase) -> Scene {
+fn strict_bed(nodes: u8, case: &'static BackendCase) -> Scene<Folder> {
     let cluster = Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap();
     for node in cluster.nodes() {
         for conf in ["all", "default"] {
             node.netns().sysctl(&format!("net.ipv4.conf.{conf}.rp_filter"), "1").unwrap();
         }
     }
-    bed_of(cluster, nodes, case)
+    bed_of(cluster, |_| new_folder(), nodes, case, FLAGS)
 }
 
-fn bed_of(cluster: Cluster, nodes: u8, case: &'static BackendCase) -> Scene {
-    let mut bed = Bed::new(cluster, new_folder(), case, Families::Dual);
+fn bed_of<S: Store>(
+    cluster: Cluster,
+    store: impl FnOnce(&Cluster) -> S,
+    nodes: u8,
+    case: &'static BackendCase,
+    flags: [&str; 1],
+) -> Scene<S> {
+    let (store, families) = (store(&cluster), cluster.families());
+    let mut bed = Bed::new(cluster, store, case, families);
     for number in 1..=nodes {
-        bed.spawn(number, &FLAGS);
+        bed.spawn(number, &flags);
     }
     for number in 1..=nodes {
         bed.wait_ready(number);
@@ -82,7 +108,7 @@ fn bed_of(cluster: Cluster, nodes: u8, case: &'static BackendCase) -> Scene {
 }
 
 /// Waits until all records name this backend and no other, and no device of the other one is left.
-fn wait_for(bed: &Bed<Folder>, nodes: u8, case: &BackendCase, former: &BackendCase) {
+fn wait_for<S: Store>(bed: &Bed<S>, nodes: u8, case: &BackendCase, former: &BackendCase) {
     eventually(LONG, "all nodes to publish the other backend, and nothing else", || {
         let records = bed.store.records().unwrap();
         let kind =
@@ -104,16 +130,30 @@ fn wait_for(bed: &Bed<Folder>, nodes: u8, case: &BackendCase, former: &BackendCa
 }
 
 fn between(from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
-    switch(bed(3, from), from, to, keys);
+    in_store(|_| new_folder(), Families::Dual, from, to, keys);
 }
 
 fn on_strict_hosts(from: &'static BackendCase, to: &'static BackendCase) {
     switch(strict_bed(3, from), from, to, "");
 }
 
-fn switch(scene: Scene, from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
+fn in_store<S: Store>(
+    store: impl FnOnce(&Cluster) -> S,
+    families: Families,
+    from: &'static BackendCase,
+    to: &'static BackendCase,
+    keys: &str,
+) {
+    let cluster = Cluster::builder().nodes(3).families(families).build().unwrap();
+    let is_in_kernel = [from, to].iter().any(|case| case.kind == WIREGUARD.kind && case.in_kernel);
+    let flags = if is_in_kernel { IN_KERNEL } else { FLAGS };
+    switch(bed_of(cluster, store, 3, from, flags), from, to, keys);
+}
+
+fn switch<S: Store>(scene: Scene<S>, from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
     let (mut bed, pods, traffic) = scene;
-    bed.store.put_config(&to.config_with(Families::Dual, keys)).unwrap();
+    let families = bed.cluster.families();
+    bed.store.put_config(&to.config_with(families, keys)).unwrap();
     wait_for(&bed, 3, to, from);
     for traffic in &traffic {
         traffic.go_on(25);
@@ -124,12 +164,12 @@ fn switch(scene: Scene, from: &'static BackendCase, to: &'static BackendCase, ke
     bed.case = to;
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     // Pods keep the MTU that they were made with.
-    let smallest = from.mtu(Families::Dual, 1500).min(to.mtu(Families::Dual, 1500));
+    let smallest = from.mtu(families, 1500).min(to.mtu(families, 1500));
     assert_all_reach_all(&pods, smallest);
     for number in 1..=3 {
         let log = bed.agent(number).log();
         assert!(log.contains("this node publishes another backend now"), "{log}");
-        assert_eq!(env_of(number).mtu, to.mtu(Families::Dual, 1500));
+        assert_eq!(env_of(number).mtu, to.mtu(families, 1500));
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::socket::{
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 
 use super::{ICMPV6_FILTER, read, sys};
 use crate::addr::LinkIndex;
@@ -22,7 +23,8 @@ const ADVERTISEMENT: u8 = 136;
 /// A question that waits for its answer.
 #[derive(Debug)]
 pub(in crate::probe) struct Question {
-    fd: AsyncFd<OwnedFd>,
+    /// Is there until the question is dropped.
+    fd: Option<AsyncFd<OwnedFd>>,
     asked: IpAddr,
 }
 
@@ -40,27 +42,46 @@ impl Question {
             }
             (IpAddr::V6(source), IpAddr::V6(asked)) => {
                 // Bound to no protocol it receives nothing.
-                let mac = sys::bind_to_link(sys::packet_socket()?.as_fd(), link.0, 0)?;
-                solicit_v6(link, mac, source, asked)?
+                let fd = sys::packet_socket()?;
+                let mac = sys::bind_to_link(fd.as_fd(), link.0, 0);
+                close(fd);
+                solicit_v6(link, mac?, source, asked)?
             }
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
-        Ok(Self { fd: sys::register(fd)?, asked })
+        Ok(Self { fd: Some(sys::register(fd)?), asked })
     }
 
     /// Waits until a node says that it has the address.
     pub(in crate::probe) async fn answered(self) {
         let mut buffer = [0; 128];
+        let fd = self.fd.as_ref().expect("it is there until the end");
         // An error means that the runtime ends.
-        while let Ok(mut ready) = self.fd.ready(Interest::READABLE | Interest::ERROR).await {
+        while let Ok(mut ready) = fd.ready(Interest::READABLE | Interest::ERROR).await {
             ready.clear_ready();
-            while let Some((len, _)) = read(self.fd.as_raw_fd(), &mut buffer) {
+            while let Some((len, _)) = read(fd.as_raw_fd(), &mut buffer) {
                 if has_address(&buffer[..len], self.asked) {
                     return;
                 }
             }
         }
         std::future::pending::<()>().await;
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            close(fd.into_inner());
+        }
+    }
+}
+
+/// Closes a packet socket where waiting holds up nobody: the kernel does not return until no packet can be on its way to it
+/// (`packet_release` in `net/packet/af_packet.c`), which takes some 15 ms.
+fn close(fd: OwnedFd) {
+    if let Ok(runtime) = Handle::try_current() {
+        drop(runtime.spawn_blocking(move || drop(fd)));
     }
 }
 
