@@ -5,6 +5,7 @@ mod datapath;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -63,6 +64,8 @@ pub(crate) struct UdpDriver {
     underlay: Underlay,
     pub(crate) sides: PerFamily<Side>,
     peers: Vec<forward::Peer>,
+    /// Those that are reached by another backend from now on, until their routes have moved there.
+    leaving: Vec<forward::Peer>,
     engine: Option<Engine>,
     /// The TUN as last seen. Objects on it stay desired while it is missing.
     tun: Option<Link>,
@@ -99,6 +102,7 @@ impl UdpDriver {
             underlay,
             sides,
             peers: Vec::new(),
+            leaving: Vec::new(),
             engine: None,
             tun: None,
             tun_is_there: false,
@@ -141,7 +145,7 @@ impl UdpDriver {
             own_subnets: subnets.collect(),
             own_addresses: PerFamily::from_fn(|family| Some(self.sides.get(family)?.subnet?.base())),
             overlay_mtu: self.mtu,
-            peers: self.peers.clone(),
+            peers: self.peers.iter().chain(&self.leaving).cloned().collect(),
             allowed_sources: self.options.allow_from.clone(),
         };
         let previous = self.engine.as_ref().map(Engine::table);
@@ -306,8 +310,21 @@ impl Driver for UdpDriver {
     }
 
     fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
-        self.peers = peers.flat_map(|(key, peer)| table_peers(key, peer, self.port)).collect();
+        let peers = peers.flat_map(|(key, peer)| table_peers(key, peer, self.port)).collect();
+        let before = std::mem::replace(&mut self.peers, peers);
+        if self.is_shared {
+            let stay: HashSet<Subnet> = self.peers.iter().flat_map(|peer| &peer.subnets).copied().collect();
+            let is_leaving = |peer: &forward::Peer| !peer.subnets.iter().any(|subnet| stay.contains(subnet));
+            self.leaving.extend(before);
+            self.leaving.retain(is_leaving);
+        }
         self.renew_table();
+    }
+
+    fn prune_peers(&mut self, _: &dyn Fn(&LeaseKey) -> bool) {
+        if !std::mem::take(&mut self.leaving).is_empty() {
+            self.renew_table();
+        }
     }
 
     async fn further_differences(&mut self, _: &mut dyn Kernel) -> Result<Differences, KernelError> {

@@ -1,6 +1,8 @@
 //! What devices contain besides objects, such as the peers of a `WireGuard` device: the driver reads and repairs it, and the
 //! loop says when.
 
+use std::collections::BTreeSet;
+
 use super::work::Why;
 use super::{Driver, Reconciler};
 use crate::addr::Subnet;
@@ -13,13 +15,18 @@ use crate::status::{DeviceProblems, Problem};
 pub struct Prune<'a> {
     is_synced: bool,
     unknown: [&'a Unknown; 2],
+    leaving: &'a BTreeSet<Subnet>,
 }
+
+/// No subnet is leaving.
+#[cfg(any(test, feature = "testing"))]
+static NONE: BTreeSet<Subnet> = BTreeSet::new();
 
 impl<'a> Prune<'a> {
     /// What may be taken away after the first snapshot, or before, but for subnets of these records, for tests of drivers.
     #[cfg(any(test, feature = "testing"))]
     pub fn for_tests(is_synced: bool, unknown: &'a Unknown) -> Self {
-        Self { is_synced, unknown: [unknown, unknown] }
+        Self { is_synced, unknown: [unknown, unknown], leaving: &NONE }
     }
 
     /// Whether the first snapshot of leases is known.
@@ -27,10 +34,12 @@ impl<'a> Prune<'a> {
         self.is_synced
     }
 
-    /// Whether what is there for a subnet, and not desired, may be removed: not before the first snapshot of leases, and
-    /// not while the record of that subnet is unreadable.
+    /// Whether what is there for a subnet, and not desired, may be removed: not before the first snapshot of leases, not
+    /// while the record of that subnet is unreadable, and not before its route has moved to another device.
     pub fn allows(&self, subnet: Subnet) -> bool {
-        self.is_synced && !self.unknown.iter().any(|unknown| unknown.has_subnet(subnet))
+        self.is_synced
+            && !self.leaving.contains(&subnet)
+            && !self.unknown.iter().any(|unknown| unknown.has_subnet(subnet))
     }
 }
 
@@ -49,11 +58,13 @@ pub struct Held {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Lets the driver hold what is in its devices. With `read` it reads them first.
-    pub(super) async fn hold(&mut self, read: bool, why: Why) {
+    /// Lets the driver hold what is in its devices. With `read` it reads them first. Operations are about to move the routes of
+    /// the subnets that are leaving: what is there for these stays until the next time.
+    pub(super) async fn hold(&mut self, read: bool, why: Why, leaving: &BTreeSet<Subnet>) {
         let prune = Prune {
             is_synced: self.leases.is_synced(),
             unknown: [self.leases.unknown(), self.peers.unknown()],
+            leaving,
         };
         let mut held = self.driver.hold(read, prune).await;
         for event in std::mem::take(&mut held.events) {

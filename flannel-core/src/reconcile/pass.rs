@@ -9,6 +9,7 @@ use super::blocked::{self, Needed};
 use super::repair::Tally;
 use super::work::{Objects, Why};
 use super::{Driver, Reconciler};
+use crate::addr::Subnet;
 use crate::dataplane::{NamedObject, Object, ObjectKey, Op, plan, plan_keys};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Refusal};
@@ -80,9 +81,6 @@ impl<D: Driver> Reconciler<D> {
             self.observe().await.inspect_err(|_| self.work.read_objects())?;
         }
         let cause = Cause { why: std::mem::take(&mut self.why), looked: objects.are_all() };
-        if self.work.begin_hold() || objects.are_all() {
-            self.hold(objects.are_all(), cause.why).await;
-        }
         let now = Instant::now();
         let mut planned = match &objects {
             Objects::All => plan(self.peers.want(), &self.have),
@@ -101,6 +99,13 @@ impl<D: Driver> Reconciler<D> {
         let ops = self.permitted(planned, now);
         let over = self.blocked.settle(|key| objects.contains(key), &due, now);
         self.mark_users(over);
+        if self.work.begin_hold() || objects.are_all() {
+            let leaving = self.leaving(&ops);
+            if !leaving.is_empty() {
+                self.work.hold();
+            }
+            self.hold(objects.are_all(), cause.why, &leaving).await;
+        }
         drop((objects, due));
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
@@ -113,6 +118,17 @@ impl<D: Driver> Reconciler<D> {
             self.failures = 0;
         }
         Ok(())
+    }
+
+    /// The subnets whose routes these operations move to another device.
+    fn leaving(&self, ops: &[Op]) -> BTreeSet<Subnet> {
+        let moves = ops.iter().filter_map(|op| match (op, self.have.get(&op.key())) {
+            (Op::Replace(Object::Route(next)), Some(Object::Route(now))) if now.link != next.link => {
+                Some(next.dst)
+            }
+            _ => None,
+        });
+        moves.collect()
     }
 
     async fn execute(&mut self, mut ops: Vec<Op>, cause: &Cause) -> Result<(), KernelError> {

@@ -5,6 +5,7 @@ mod config;
 mod drift;
 mod flood;
 mod heartbeat;
+mod moved;
 mod peers;
 mod reach;
 mod refused;
@@ -37,6 +38,10 @@ struct OneDevice {
     link: Option<LinkIndex>,
     /// What this node needs besides the device's address.
     needs: Option<Object>,
+    /// The device of another backend, to which the routes of leases go that name it.
+    other: Option<LinkIndex>,
+    /// Notes what may be taken away while routes move.
+    watch: Option<moved::Watch>,
 }
 
 const OWN: &str = "10.5.1.0-24";
@@ -104,6 +109,10 @@ impl Driver for OneDevice {
             return Err(PeerError::Unreadable("unreadable".into()));
         }
         let link = self.link.ok_or(PeerError::NotOurs("no device".into()))?;
+        if let Some(other) = self.other.filter(|_| lease.attrs.backend_type == "other") {
+            let claims = vec![Claim::Subnet(lease.subnet(Family::V4).unwrap())];
+            return Ok(Peer { objects: vec![route_of(other, &lease.key)], claims, ..Peer::default() });
+        }
         let net = lease.subnet(Family::V4).unwrap();
         let mac = MacAddr([2, 0, 0, 0, 0, lease.created as u8]);
         let dst: IpAddr = [192, 0, 2, lease.created as u8].into();
@@ -118,6 +127,13 @@ impl Driver for OneDevice {
         })
     }
 
+    async fn hold(&mut self, _: bool, prune: Prune<'_>) -> Held {
+        if let Some(watch) = &self.watch {
+            watch.note(prune);
+        }
+        Held::default()
+    }
+
     fn scopes(&self) -> Vec<Scope> {
         self.link.map(|link| Scope { link, family: Family::V4, kinds: Kinds::ALL }).into_iter().collect()
     }
@@ -130,7 +146,8 @@ impl Driver for OneDevice {
             Object::Fdb(entry) => Some(entry.link) == self.link,
             Object::NextHop(next_hop) => Some(next_hop.link) == self.link && inside(next_hop.gateway),
             Object::Route(route) => {
-                route.link.is_some() && route.link == self.link && inside(route.dst.base())
+                route.link.is_some_and(|link| [self.link, self.other].contains(&Some(link)))
+                    && inside(route.dst.base())
             }
         }
     }

@@ -52,8 +52,10 @@ async fn what_is_recalled_is_programmed_and_deletes_nothing() {
 async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     let kernel = FakeKernel::default();
     let link = kernel.add_link("tun0", 1450);
-    let stale = OneDevice { link: Some(link), needs: None }.peer(&lease("10.5.7.0-24", 7)).unwrap();
-    let leftover = OneDevice { link: Some(link), needs: None }.peer(&lease("10.5.8.0-24", 8)).unwrap();
+    let stale =
+        OneDevice { link: Some(link), ..OneDevice::default() }.peer(&lease("10.5.7.0-24", 7)).unwrap();
+    let leftover =
+        OneDevice { link: Some(link), ..OneDevice::default() }.peer(&lease("10.5.8.0-24", 8)).unwrap();
     for object in stale.objects.iter().chain(&leftover.objects) {
         kernel.put(*object, false);
     }

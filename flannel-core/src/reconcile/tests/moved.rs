@@ -1,0 +1,53 @@
+//! A peer goes over to another backend: what its former device holds for it stays until its route has moved.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+const KEY: &str = "10.5.2.0-24";
+
+/// Notes, each time the driver may take something away, on which device the peer's route is, and whether its subnet may go.
+#[derive(Clone)]
+pub(super) struct Watch {
+    kernel: FakeKernel,
+    seen: Arc<Mutex<Vec<(Option<LinkIndex>, bool)>>>,
+}
+
+impl Watch {
+    fn route(&self) -> Option<LinkIndex> {
+        let route = self.kernel.objects().get(&route_of(LinkIndex(1), &KEY.parse().unwrap()).key())?;
+        route.link()
+    }
+
+    pub(super) fn note(&self, prune: Prune<'_>) {
+        let seen = (self.route(), prune.allows(subnet("10.5.2.0/24")));
+        self.seen.lock().unwrap().push(seen);
+    }
+
+    fn take(&self) -> Vec<(Option<LinkIndex>, bool)> {
+        std::mem::take(&mut *self.seen.lock().unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
+    let kernel = FakeKernel::default();
+    let (link, other) = (kernel.add_link("tun0", 1450), kernel.add_link("tun1", 1450));
+    let watch = Watch { kernel: kernel.clone(), seen: Arc::default() };
+    let bench = bench_with(kernel, link, |reconciler| {
+        (reconciler.driver.other, reconciler.driver.watch) = (Some(other), Some(watch.clone()));
+    });
+    bench.snapshot(&[lease(KEY, 2)]);
+    bench.settle().await;
+    assert_eq!(watch.route(), Some(link));
+    watch.take();
+    let moved = lease(KEY, 2);
+    let attrs = LeaseAttrs { backend_type: "other".into(), ..moved.attrs };
+    bench.send(LeaseUpdate::Put(Lease { attrs, ..moved }));
+    bench.settle().await;
+    assert_eq!(watch.take(), [(Some(link), false), (Some(other), true)]);
+    // A route that stays holds up nothing.
+    bench.send(LeaseUpdate::Put(lease("10.5.3.0-24", 3)));
+    bench.settle().await;
+    assert_eq!(watch.take(), [(Some(other), true)]);
+}
