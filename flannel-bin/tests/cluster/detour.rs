@@ -12,11 +12,9 @@ use flannel_lab::test_name;
 use flannel_lab::wait::{eventually, patiently};
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
-use crate::etcd;
 use crate::harness::{
     Bed, Folder, Monitor, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder,
 };
-use crate::kube::kube;
 
 /// How often pods ping each other.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -28,12 +26,23 @@ const FLAGS: [&str; 2] = ["--ready-peers=100%,60s", "--wireguard=userspace"];
 rows! {
     of_wireguard_for_vxlan: both_ways(&Stage::new(&VXLAN, &WIREGUARD_USERSPACE));
     of_vxlan_for_udp: both_ways(&Stage::new(&UDP, &VXLAN));
-    of_udp_for_vxlan_on_etcd: both_ways(&Stage::of(etcd::start, Families::V4, &VXLAN, &UDP));
-    of_vxlan_for_udp_on_kubernetes: both_ways(&Stage::of(kube, Families::V6, &UDP, &VXLAN));
     a_detour_that_is_remembered_is_not_taken_for_encrypted_packets: remembered();
     encrypted_packets_take_none: refused(&WIREGUARD_USERSPACE, "packets that wireguard encrypts would travel by another");
     without_probes_it_is_said: without_probes();
     where_nothing_is_proven_there_is_none: refused(&HOST_GW, "probes can't prove that the way by host-gw is blocked");
+}
+
+/// The other stores, with one family each.
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod stores {
+    use super::*;
+    use crate::etcd::start as etcd;
+    use crate::kube::kube;
+
+    rows! {
+        of_udp_for_vxlan_on_etcd: both_ways(&Stage::of(etcd, Families::V4, &VXLAN, &UDP));
+        of_vxlan_for_udp_on_kubernetes: both_ways(&Stage::of(kube, Families::V6, &UDP, &VXLAN));
+    }
 }
 
 /// Three nodes with a backend and a detour.

@@ -10,9 +10,7 @@ use flannel_lab::pod::Pod;
 use flannel_lab::wait::{eventually, patiently};
 
 use crate::backends::{BackendCase, HOST_GW, IPIP, UDP, VXLAN, WIREGUARD, WIREGUARD_USERSPACE, rows};
-use crate::etcd;
 use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, new_folder};
-use crate::kube::kube;
 
 /// How long a change takes at most: devices, one round of records, ten seconds without a packet by the former backend.
 const LONG: Duration = Duration::from_secs(60);
@@ -32,13 +30,24 @@ rows! {
     udp_to_wireguard: between(&UDP, &WIREGUARD_USERSPACE, "");
     wireguard_to_vxlan: between(&WIREGUARD_USERSPACE, &VXLAN, r#","LeaveEncryption":true"#);
     wireguard_to_udp: between(&WIREGUARD_USERSPACE, &UDP, r#","LeaveEncryption":true"#);
-    vxlan_to_host_gw_on_etcd: in_store(etcd::start, Families::V4, &VXLAN, &HOST_GW, "");
-    udp_to_vxlan_on_kubernetes: in_store(kube, Families::V6, &UDP, &VXLAN, "");
     vxlan_to_udp_on_strict_hosts: on_strict_hosts(&VXLAN, &UDP);
     host_gw_on_strict_hosts_is_named: named(&VXLAN, &HOST_GW);
     a_node_of_another_backend_is_accepted: accepted(&VXLAN, &HOST_GW);
     taken_back_at_once: back(&VXLAN, &UDP);
     encryption_is_not_left_by_accident: refused(&WIREGUARD_USERSPACE, &VXLAN);
+}
+
+/// The other stores, with one family each.
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod stores {
+    use super::*;
+    use crate::etcd::start as etcd;
+    use crate::kube::kube;
+
+    rows! {
+        vxlan_to_host_gw_on_etcd: in_store(etcd, Families::V4, &VXLAN, &HOST_GW, "");
+        udp_to_vxlan_on_kubernetes: in_store(kube, Families::V6, &UDP, &VXLAN, "");
+    }
 }
 
 mod vm {

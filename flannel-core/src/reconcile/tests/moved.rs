@@ -6,11 +6,14 @@ use super::*;
 
 const KEY: &str = "10.5.2.0-24";
 
-/// Notes, each time the driver may take something away, on which device the peer's route is, and whether its subnet may go.
+/// On which device the peer's route is, and whether what is there for its subnet may be taken away.
+type Moment = (Option<LinkIndex>, bool);
+
+/// Notes that each time the driver is asked to take away what it should.
 #[derive(Clone)]
 pub(super) struct Watch {
     kernel: FakeKernel,
-    seen: Arc<Mutex<Vec<(Option<LinkIndex>, bool)>>>,
+    seen: Arc<Mutex<Vec<Moment>>>,
 }
 
 impl Watch {
@@ -24,7 +27,7 @@ impl Watch {
         self.seen.lock().unwrap().push(seen);
     }
 
-    fn take(&self) -> Vec<(Option<LinkIndex>, bool)> {
+    fn take(&self) -> Vec<Moment> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 }
