@@ -6,7 +6,7 @@ use super::driver::Made;
 use super::guard::Guard;
 use super::{Driver, Reconciler};
 use crate::addr::LinkIndex;
-use crate::dataplane::{Dataplane, Object};
+use crate::dataplane::{Dataplane, NextHop, Object, ObjectKey};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, LinkOp, Scope};
 use crate::lease::LeaseChange;
@@ -46,12 +46,15 @@ impl<D: Driver> Reconciler<D> {
         }
         let scopes = self.driver.scopes().into_iter().chain(self.ownership.scopes());
         let scopes = scopes.filter(|scope| links.is_none_or(|links| links.contains(&scope.link)));
+        let mut with_next_hops = BTreeSet::new();
         for scope in scopes.collect::<Vec<_>>() {
+            with_next_hops.extend(scope.kinds.next_hops.then_some(scope.link));
             for kinds in scope.kinds.each() {
                 let found = self.kernel.objects(Scope { kinds, ..scope }).await?;
                 ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
             }
         }
+        self.drop_orphans(&mut ours, &with_next_hops);
         ours.repack();
         Ok(ours)
     }
@@ -150,5 +153,22 @@ impl<D: Driver> Reconciler<D> {
                 state.own_ages = own.ages.follow(own, stored, next_age);
             }
         });
+    }
+
+    /// Drops routes whose next-hop object was deleted after they were read, and before the objects of these links were. The
+    /// kernel deleted the routes with it, for IPv4 without a notification; and the object's own means nothing any more to
+    /// whoever has read that it is gone. Of somebody else's objects nothing is known here.
+    fn drop_orphans(&self, ours: &mut Dataplane, links: &BTreeSet<LinkIndex>) {
+        let is_orphan = |object: &Object| {
+            let Object::Route(route) = object else { return false };
+            let next_hop = route.next_hop().filter(|_| route.link.is_some_and(|link| links.contains(&link)));
+            let Some(ObjectKey::NextHop(link, gateway, spare)) = next_hop else { return false };
+            let next_hop = Object::NextHop(NextHop { link, gateway, spare });
+            ours.get(&next_hop.key()).is_none() && self.is_ours(&next_hop)
+        };
+        let orphans: Vec<ObjectKey> = ours.iter().filter(is_orphan).map(|object| object.key()).collect();
+        for orphan in orphans {
+            ours.remove(&orphan);
+        }
     }
 }

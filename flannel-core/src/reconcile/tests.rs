@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily};
 use crate::backend::Underlay;
-use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
+use crate::dataplane::{Address, FdbEntry, Neighbour, NextHop, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::events::NetworkEvent;
 use crate::kernel::{ConfOf, KernelError, KernelEvent, Kinds, LinkOp};
 use crate::lease::{Lease, LeaseAttrs, LeaseUpdate, UnreadableRecord, UnreadableRecords};
@@ -64,6 +64,13 @@ fn route_of(link: LinkIndex, key: &LeaseKey) -> Object {
         mtu: None,
         plain: true,
     })
+}
+
+/// The same by a next-hop object, which comes first.
+fn by_next_hop(link: LinkIndex, key: &LeaseKey) -> [Object; 2] {
+    let Object::Route(route) = route_of(link, key) else { unreachable!("it is a route") };
+    let next_hop = NextHop { link, gateway: route.dst.base(), spare: None };
+    [Object::NextHop(next_hop), Object::Route(Route { through: Through::Object, ..route })]
 }
 
 #[async_trait]
@@ -114,6 +121,10 @@ impl Driver for OneDevice {
             return Ok(Peer { objects: vec![route_of(other, &lease.key)], claims, ..Peer::default() });
         }
         let net = lease.subnet(Family::V4).unwrap();
+        if lease.attrs.backend_type == "next hop" {
+            let claims = vec![Claim::Subnet(net)];
+            return Ok(Peer { objects: by_next_hop(link, &lease.key).to_vec(), claims, ..Peer::default() });
+        }
         let mac = MacAddr([2, 0, 0, 0, 0, lease.created as u8]);
         let dst: IpAddr = [192, 0, 2, lease.created as u8].into();
         Ok(Peer {

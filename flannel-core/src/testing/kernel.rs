@@ -30,6 +30,7 @@ struct Outside {
 }
 
 type RefuseHook = Box<dyn FnMut(&Op) -> Option<i32> + Send>;
+type ReadHook = Box<dyn FnOnce(&FakeKernel) + Send>;
 type RefuseLinkHook = Box<dyn FnMut(&LinkOp) -> Option<i32> + Send>;
 
 #[derive(Default)]
@@ -47,6 +48,7 @@ struct State {
     refuse: Option<RefuseHook>,
     refuse_link: Option<RefuseLinkHook>,
     dump_error: Option<i32>,
+    before_objects: Option<ReadHook>,
     /// Whether sysctls can't be set.
     keeps_sysctls: bool,
     /// The forwarding settings that were changed; all others are on.
@@ -225,6 +227,11 @@ impl FakeKernel {
     /// Makes reading objects fail with this errno from now on; `None` ends that.
     pub fn fail_dumps(&self, errno: Option<i32>) {
         self.lock().dump_error = errno;
+    }
+
+    /// Does this once, before the objects of a link are read the next time: what happens between two parts of a read.
+    pub fn before_objects(&self, hook: impl FnOnce(&Self) + Send + 'static) {
+        self.lock().before_objects = Some(Box::new(hook));
     }
 
     /// Makes setting sysctls fail from now on, as in a container, or succeed again.

@@ -154,3 +154,21 @@ async fn a_device_that_follows_the_underlay_is_not_repaired() {
     }
     assert_eq!(repaired, 1);
 }
+
+/// The kernel deletes the routes through a next-hop object with it. For IPv4 nothing is announced, and the end of the object
+/// means nothing any more once it is not there at a read.
+#[tokio::test(start_paused = true)]
+async fn a_next_hop_object_that_goes_in_the_middle_of_a_read_takes_its_route_with_it() {
+    let bench = bench();
+    let lease = lease("10.5.2.0-24", 2);
+    let attrs = LeaseAttrs { backend_type: "next hop".into(), ..lease.attrs };
+    let [next_hop, route] = by_next_hop(bench.link, &lease.key);
+    bench.snapshot(&[Lease { attrs, ..lease }]);
+    bench.settle().await;
+    assert_eq!(bench.kernel.objects().get(&route.key()), Some(route));
+    bench.kernel.before_objects(move |kernel| kernel.delete(&next_hop.key(), false));
+    bench.kernel.overrun();
+    bench.settle().await;
+    let there = bench.kernel.objects();
+    assert_eq!([there.get(&next_hop.key()), there.get(&route.key())], [Some(next_hop), Some(route)]);
+}

@@ -72,6 +72,10 @@ impl Kernel for FakeKernel {
     }
 
     async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let hook = self.lock().before_objects.take();
+        if let Some(hook) = hook {
+            hook(self);
+        }
         let mut state = self.lock();
         state.dumps += 1;
         if let Some(errno) = state.dump_error {
