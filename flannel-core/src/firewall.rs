@@ -16,6 +16,6 @@ pub mod rules;
 
 pub use choose::{ManagerChoice, Managers};
 pub use event::{FirewallEvent, FirewallEventSender, FirewallEvents};
-pub use manager::{FirewallError, Plan, RuleManager, Step};
+pub use manager::{FirewallError, Plan, RuleManager, Step, Work};
 pub use obstacles::{Cuts, Obstacle, Realm, obstacles};
 pub use reconcile::{Firewall, FirewallInspector, FirewallStatus};

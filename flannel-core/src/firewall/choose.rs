@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::iptables::Iptables;
+use super::iptables::{Iptables, may_have_rules};
 use super::manager::{FirewallError, RuleManager};
 use super::nft::Nftables;
 use super::obstacles::Surroundings;
@@ -38,7 +38,7 @@ pub struct Managers {
 
 /// A manager without rules to keep. It is opened only when it is needed.
 pub(super) enum Unused {
-    /// nftables in a namespace, if it is installed.
+    /// nftables in a namespace.
     Nftables(Netns),
     /// iptables in a namespace, if it is installed.
     Iptables(Netns),
@@ -47,10 +47,11 @@ pub(super) enum Unused {
 }
 
 impl Unused {
-    /// Opens the manager; `None` if it is not installed, so that its rules, if any, can't be removed.
+    /// Opens the manager; `None` if it has no rules, or if it is not installed, so that its rules can't be removed.
     pub(super) async fn open(&mut self) -> Result<Option<&mut (dyn RuleManager + 'static)>, FirewallError> {
         let opened = match self {
             Self::Nftables(netns) => boxed(Nftables::open(netns).await),
+            Self::Iptables(netns) if !may_have_rules(netns).await => return Ok(None),
             Self::Iptables(netns) => boxed(Iptables::open(netns, &[], resync::PERIOD).await),
             Self::Open(manager) => return Ok(Some(manager.as_mut())),
         };
@@ -131,11 +132,9 @@ impl Managers {
             }
             ManagerChoice::Either => match Iptables::open(netns, families, resync).await {
                 Ok(iptables) => Ok(by_iptables(iptables, "EnableNFTables is not in the network config")),
-                Err(FirewallError::Missing { .. }) => match Nftables::open(netns).await {
-                    Ok(nftables) => Ok(by_nftables(nftables, "iptables is not installed")),
-                    Err(FirewallError::Missing { .. }) => Err(FirewallError::Neither),
-                    Err(error) => Err(error),
-                },
+                Err(FirewallError::Missing { .. }) => {
+                    Ok(by_nftables(Nftables::open(netns).await?, "iptables is not installed"))
+                }
                 Err(error) => Err(error),
             },
         }

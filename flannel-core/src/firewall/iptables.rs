@@ -25,10 +25,10 @@ use self::evidence::Evidence;
 pub(super) use self::rule_text::words;
 use self::save::Dump;
 pub use self::unseen::{UnseenRules, unseen_rules};
-pub(super) use self::variant::legacy_tables;
 use self::variant::{Found, Kind, Programs, Usage, Version};
+pub(super) use self::variant::{legacy_tables, may_have_rules};
 use self::watch::{SHORTEST_RESYNC, Watch};
-use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use super::manager::{FirewallError, Plan, RuleManager, Step, Work, run};
 use super::rules::{Chain, Ours, Wanted};
 use crate::addr::Family;
 use crate::netns::Netns;
@@ -273,12 +273,12 @@ impl Place {
     fn step(&self, changes: &script::Changes, can_wait: bool) -> Step {
         let wait = ["-w", LOCK_WAIT_SECONDS];
         let wait = if can_wait { &wait[..] } else { &[] };
-        Step {
+        let work = Work::Program {
             program: self.programs.restore,
             args: ["--noflush"].iter().chain(wait).map(ToString::to_string).collect(),
             input: changes.input(),
-            commands: changes.commands(&[&[self.programs.command], wait].concat().join(" ")),
-        }
+        };
+        Step { work, commands: changes.commands(&[&[self.programs.command], wait].concat().join(" ")) }
     }
 
     fn unreadable(&self, why: String) -> FirewallError {

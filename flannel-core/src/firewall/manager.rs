@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use super::nft::Transaction;
 use super::rules::{Ours, Wanted};
 use crate::kernel::KernelError;
 use crate::netns::{Netns, NetnsError};
@@ -52,23 +53,38 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// One run of a program.
+/// One change of the kernel's rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Its name; it is looked up as a shell would.
-    pub program: &'static str,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// Its standard input.
-    pub input: String,
+    /// How it is carried out.
+    pub work: Work,
     /// The equivalent shell commands, one a line, for operators who want to see what would be done.
     pub commands: Vec<String>,
 }
 
+/// How a step is carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// By one run of a program.
+    Program {
+        /// Its name; it is looked up as a shell would.
+        program: &'static str,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Its standard input.
+        input: String,
+    },
+    /// By one transaction of `nf_tables`.
+    Transaction(Transaction),
+}
+
 impl Step {
-    /// Runs the step in a network namespace.
+    /// Carries the step out in a network namespace.
     pub async fn run(&self, netns: &Netns) -> Result<(), FirewallError> {
-        run(netns, self.program, &self.args, &self.input).await.map(drop)
+        match &self.work {
+            Work::Program { program, args, input } => run(netns, program, args, input).await.map(drop),
+            Work::Transaction(transaction) => transaction.run(netns).await,
+        }
     }
 }
 
@@ -84,9 +100,6 @@ pub enum FirewallError {
         /// The package that contains it.
         package: &'static str,
     },
-    /// Neither iptables nor nft is installed.
-    #[error("neither iptables nor nft is installed (Debian and Red Hat packages iptables and nftables)")]
-    Neither,
     /// A program can't be run.
     #[error("can't run {command}")]
     Run {
@@ -109,18 +122,15 @@ pub enum FirewallError {
     /// The kernel does not know nftables.
     #[error(
         "the kernel has no nf_tables: load the module (`modprobe nf_tables`), or use iptables (EnableNFTables false in \
-         the network config); nft said: {said}"
+         the network config)"
     )]
-    NoNfTables {
-        /// What nft said.
-        said: String,
-    },
+    NoNfTables(#[source] KernelError),
     /// The agent lacks the capability to change rules.
-    #[error("capability CAP_NET_ADMIN is missing, which nftables needs; nft said: {said}")]
-    NotPermitted {
-        /// What nft said.
-        said: String,
-    },
+    #[error("capability CAP_NET_ADMIN is missing, which nftables needs")]
+    NotPermitted(#[source] KernelError),
+    /// Somebody changed rules after they were read. They are read again.
+    #[error("rules of nf_tables were changed all the time while they were compared; this is tried again")]
+    Outdated,
     /// A program took too long.
     #[error("{command} did not end within {} s and was stopped", DEADLINE.as_secs())]
     TimedOut {
@@ -135,7 +145,7 @@ pub enum FirewallError {
         /// What is wrong with it.
         why: String,
     },
-    /// The kernel's notifications can't be received.
+    /// The kernel does not answer, or refuses.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// Programs can't be run in the network namespace.

@@ -1,9 +1,11 @@
-//! Rules by nftables: tables of our own, changed in one transaction, and read when the kernel notifies of a change.
+//! Rules by nftables: tables of our own, changed in one transaction, and read when the kernel notifies of a change. All
+//! of it is netlink; no program is run.
 
+mod command;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
-pub(super) mod listing;
-mod script;
+mod plan;
+pub(super) mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -12,32 +14,27 @@ use std::future::pending;
 use async_trait::async_trait;
 use tracing::debug;
 
-use self::listing::SeenTable;
-use self::script::{family_name, script, table_name};
-use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use self::command::{Command, family_of, table_name};
+use super::manager::{FirewallError, Plan, RuleManager, Step, Work};
 use super::rules::{Ours, Wanted};
 use crate::addr::Family;
+use crate::kernel::KernelError;
+use crate::netlink::nftables::{Change, NfTables};
 use crate::netlink::{RulesetChange, RulesetEvents};
 use crate::netns::Netns;
 
-const NFT: &str = "nft";
-
-/// `NFPROTO_IPV4` and `NFPROTO_IPV6` of `linux/netfilter.h`.
-fn protocol(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
-    }
-}
-
-/// Keeps rules in tables of our own, by the program `nft` (1.0.1 or later).
-#[derive(Debug)]
+/// Keeps rules in tables of our own.
 pub struct Nftables {
     netns: Netns,
+    kernel: NfTables,
     /// `None` while the kernel sends no notifications.
     events: Option<RulesetEvents>,
-    /// Whether the kernel can choose source ports at random; `None` if that was not tested yet.
-    can_be_random: Option<bool>,
+}
+
+impl std::fmt::Debug for Nftables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nftables").field("netns", &self.netns).finish_non_exhaustive()
+    }
 }
 
 impl Nftables {
@@ -47,35 +44,38 @@ impl Nftables {
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open(netns: &Netns) -> Result<Self, FirewallError> {
-        run(netns, NFT, &["--version"], "").await?;
-        Ok(Self { netns: netns.clone(), events: listen(netns), can_be_random: None })
+        Ok(Self { netns: netns.clone(), kernel: open(netns)?, events: listen(netns) })
+    }
+}
+
+/// Changes of our tables that the kernel carries out together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    commands: Vec<Command>,
+    /// The generation of the rule set that they were planned for. In another one their handles may mean nothing.
+    generation: u32,
+}
+
+impl Transaction {
+    /// Carries it out in a network namespace.
+    pub(super) async fn run(&self, netns: &Netns) -> Result<(), FirewallError> {
+        self.run_by(&mut open(netns)?).await
     }
 
-    /// Tests whether source ports can be chosen at random.
-    async fn can_be_random(&mut self) -> Result<bool, FirewallError> {
-        if let Some(known) = self.can_be_random {
-            return Ok(known);
-        }
-        // Only checked, not carried out.
-        let table = format!("{} {}", family_name(Family::V4), table_name(Family::V4));
-        let trial = format!(
-            "add table {table}\nadd chain {table} masqueradeTest {{ type nat hook postrouting priority srcnat ; }}\n\
-             add rule {table} masqueradeTest masquerade fully-random\n"
-        );
-        let can = match run(&self.netns, NFT, &["-c", "-f", "-"], &trial).await {
-            Ok(_) => true,
-            Err(FirewallError::Failed { .. }) => false,
-            Err(error) => return Err(error),
-        };
-        self.can_be_random = Some(can);
-        Ok(can)
+    async fn run_by(&self, kernel: &mut NfTables) -> Result<(), FirewallError> {
+        let changes: Vec<Change<'_>> = self.commands.iter().map(Command::change).collect();
+        let done = kernel.transact_on(Some(self.generation), "change rules of nf_tables", &changes).await;
+        done.map_err(|error| match error.errno() {
+            Some(libc::ERESTART) => FirewallError::Outdated,
+            _ => lacking(error),
+        })
     }
 }
 
 /// Whether a change is about our tables.
 fn concerns(change: &RulesetChange) -> bool {
     let ours = |(family, name): &(u8, String)| {
-        Family::ALL.iter().any(|it| *family == protocol(*it) && name == table_name(*it))
+        Family::ALL.iter().any(|it| *family == family_of(*it).number() && name == table_name(*it))
     };
     change.unknown || change.tables.iter().any(ours)
 }
@@ -90,23 +90,29 @@ impl RuleManager for Nftables {
         if self.events.is_none() {
             self.events = listen(&self.netns);
         }
-        let (v4, v6) = tokio::join!(seen(&self.netns, Family::V4), seen(&self.netns, Family::V6));
-        let (v4, v6) = (v4.map_err(lacking)?, v6.map_err(lacking)?);
-        // If the test itself fails, the answer stays unknown.
-        let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
         let mut plan = Plan::default();
-        let mut lines = Vec::new();
-        for (family, seen) in [(Family::V4, v4), (Family::V6, v6)] {
-            let script = script(family, want, can_be_random, seen.as_ref(), ours);
-            lines.extend(script.lines);
-            plan.notes.extend(script.notes);
+        // What is read later than this is of this generation, or the transaction is refused.
+        let generation = self.kernel.generation().await.map_err(lacking)?;
+        let mut commands = Vec::new();
+        for family in Family::ALL {
+            let seen = seen::read(&mut self.kernel, family).await.map_err(lacking)?;
+            let changes = plan::changes(family, want, seen.as_ref(), ours);
+            commands.extend(changes.commands);
+            plan.notes.extend(changes.notes);
         }
-        plan.steps.extend((!lines.is_empty()).then(|| step(&lines)));
+        if !commands.is_empty() {
+            let shown = commands.iter().map(|command| format!("nft '{command}'")).collect();
+            let work = Work::Transaction(Transaction { commands, generation });
+            plan.steps.push(Step { work, commands: shown });
+        }
         Ok(plan)
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
-        step.run(&self.netns).await.map_err(lacking)
+        match &step.work {
+            Work::Transaction(transaction) => transaction.run_by(&mut self.kernel).await,
+            Work::Program { .. } => step.run(&self.netns).await,
+        }
     }
 
     async fn changed(&mut self) {
@@ -125,46 +131,17 @@ fn listen(netns: &Netns) -> Option<RulesetEvents> {
     RulesetEvents::open(netns).map_err(told).ok()
 }
 
-/// Replaces an error of nft that does not say what is missing.
-fn lacking(error: FirewallError) -> FirewallError {
-    match error {
-        FirewallError::Failed { said, .. } if said.contains("Operation not permitted") => {
-            FirewallError::NotPermitted { said }
-        }
-        FirewallError::Failed { said, .. }
-            if ["cache initialization failed: Invalid argument", "Protocol not supported"]
-                .iter()
-                .any(|words| said.contains(words)) =>
-        {
-            FirewallError::NoNfTables { said }
-        }
-        other => other,
-    }
+fn open(netns: &Netns) -> Result<NfTables, FirewallError> {
+    netns.run(NfTables::open)?.map_err(lacking)
 }
 
-/// One transaction.
-fn step(lines: &[String]) -> Step {
-    Step {
-        program: NFT,
-        args: vec!["-f".to_owned(), "-".to_owned()],
-        input: lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
-        commands: lines.iter().map(|line| format!("nft '{line}'")).collect(),
-    }
-}
-
-/// A family's table; `None` if there is none.
-async fn seen(netns: &Netns, family: Family) -> Result<Option<SeenTable>, FirewallError> {
-    let args = ["-j", "list", "table", family_name(family), table_name(family)];
-    match run(netns, NFT, &args, "").await {
-        Ok(json) => {
-            let table = listing::table(family, &json);
-            table.map(Some).map_err(|why| unreadable(&format!("nft {}", args.join(" ")), why))
+/// Says what is missing where an error of the kernel does not.
+pub(super) fn lacking(error: KernelError) -> FirewallError {
+    match error.errno() {
+        Some(libc::EPERM) => FirewallError::NotPermitted(error),
+        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL) => {
+            FirewallError::NoNfTables(error)
         }
-        Err(FirewallError::Failed { said, .. }) if said.contains("No such file or directory") => Ok(None),
-        Err(error) => Err(error),
+        _ => FirewallError::Kernel(error),
     }
-}
-
-fn unreadable(command: &str, why: String) -> FirewallError {
-    FirewallError::Unreadable { command: command.to_owned(), why }
 }

@@ -29,6 +29,9 @@ const RETRY: Delays = Delays::new(Duration::from_millis(500), Duration::from_sec
 /// This many repairs within this time mean that another program removes our rules.
 const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
 
+/// How many times rules are compared at once while others change theirs.
+const TRIES: usize = 20;
+
 /// The state of the rules, for health, status and metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -366,7 +369,11 @@ enum Due {
 async fn clear(unused: &mut Unused, ours: &Ours, events: &FirewallEventSender) -> Result<(), FirewallError> {
     let Some(unused) = unused.open().await? else { return Ok(()) };
     let manager = unused.name();
-    let done = converge(Some(unused), &Wanted::default(), ours).await?;
+    let done = match converge(Some(unused), &Wanted::default(), ours).await {
+        // It has no rules of an earlier run either.
+        Err(FirewallError::NoNfTables(_)) => return Ok(()),
+        done => done?,
+    };
     if done.changes > 0 {
         events.send(FirewallEvent::LeftoverRulesRemoved { manager });
     }
@@ -389,6 +396,20 @@ async fn converge(
     ours: &Ours,
 ) -> Result<Done, FirewallError> {
     let Some(manager) = manager else { return Ok(Done::default()) };
+    for _ in 0..TRIES {
+        match converge_once(manager, wanted, ours).await {
+            Err(FirewallError::Outdated) => {}
+            done => return done,
+        }
+    }
+    Err(FirewallError::Outdated)
+}
+
+async fn converge_once(
+    manager: &mut dyn RuleManager,
+    wanted: &Wanted,
+    ours: &Ours,
+) -> Result<Done, FirewallError> {
     let plan = manager.plan(wanted, ours).await?;
     for step in &plan.steps {
         debug!(manager = manager.name(), commands = ?step.commands, "changing firewall rules");

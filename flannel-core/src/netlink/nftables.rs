@@ -14,6 +14,9 @@ mod decode;
 mod encode;
 mod events;
 mod expr;
+mod parts;
+#[cfg(any(test, feature = "testing"))]
+mod recorded;
 mod value;
 
 use std::collections::BTreeMap;
@@ -29,8 +32,14 @@ use crate::kernel::KernelError;
 
 pub(crate) use counters::rule_counters;
 pub(crate) use events::{TableChange, TableEvents};
+pub(crate) use expr::{
+    META_L4PROTO, META_MARK, META_NFPROTO, META_PROTOCOL, NETWORK, RANDOM_FULLY, mask, place_of_addresses,
+};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use recorded::{Recorded, recorded, written};
 pub(crate) use value::{
-    Chain, Change, Counted, Hook, Key, Seen, Set, Table, TableFamily, Term, Verdict as Ruling,
+    Chain, Change, Counted, Edit, Element, Hook, HookKind, Key, Part, Seen, SeenRule, Sense, Set, Table,
+    TableFamily, Term, Verdict as Ruling, What,
 };
 
 /// How many times a dump that changes interrupt is tried.
@@ -39,7 +48,7 @@ const TRIES: usize = 10;
 /// attribute.
 const ELEMENTS: usize = 1000;
 
-/// Reads and changes tables of families `inet` and `netdev` in one network namespace.
+/// Reads and changes tables in one network namespace.
 pub(crate) struct NfTables {
     socket: Socket,
     next: u32,
@@ -64,11 +73,21 @@ impl NfTables {
 
     /// Carries out all changes or none. `what` is a verb phrase for errors.
     pub(crate) async fn transact(&mut self, what: &str, changes: &[Change<'_>]) -> Result<(), KernelError> {
+        self.transact_on(None, what, changes).await
+    }
+
+    /// The same, if the rule set is still of this generation; otherwise it fails with `ERESTART`.
+    pub(crate) async fn transact_on(
+        &mut self,
+        generation: Option<u32>,
+        what: &str,
+        changes: &[Change<'_>],
+    ) -> Result<(), KernelError> {
         if changes.is_empty() {
             return Ok(());
         }
         let first = self.numbers(encode::messages(changes) + 2);
-        let (datagram, last) = encode::transaction(changes, first);
+        let (datagram, last) = encode::transaction(changes, generation, first);
         self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
         let (deadline, port) = (Instant::now() + DEADLINE, self.socket.port());
         let mut failure: Option<Verdict> = None;
@@ -110,6 +129,69 @@ impl NfTables {
         Ok(())
     }
 
+    /// The number of the present rule set, which is another one after each transaction.
+    pub(crate) async fn generation(&mut self) -> Result<u32, KernelError> {
+        let what = "read the generation of rules";
+        let of = (TableFamily::Inet, encode::GET_GENERATION);
+        let generation = self.get(what, of, None, decode::generation).await?;
+        generation.ok_or_else(|| KernelError::Lost { what: what.to_owned() })
+    }
+
+    /// How many chains, sets and other objects a table has, and whether its chains are switched off; `None` if there is
+    /// no such table.
+    pub(crate) async fn table(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+    ) -> Result<Option<(u32, bool)>, KernelError> {
+        let of = (family, encode::GET_TABLE);
+        let seen = self.get("read a table", of, Some((table, None)), decode::table).await?;
+        Ok(seen.map(|(_, (flags, objects))| (objects, flags & encode::TABLE_DORMANT != 0)))
+    }
+
+    /// The hook of a chain, `None` if it is no base chain; `None` if there is no such chain.
+    pub(crate) async fn chain(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<Option<Hook>>, KernelError> {
+        let of = (family, encode::GET_CHAIN);
+        let seen = self.get("read a chain", of, Some((table, Some(chain))), decode::chain).await?;
+        Ok(seen.map(|(_, (_, hook))| hook))
+    }
+
+    /// All chains of a family, with their tables and hooks.
+    pub(crate) async fn chains(
+        &mut self,
+        family: TableFamily,
+    ) -> Result<Vec<(String, (String, Option<Hook>))>, KernelError> {
+        self.dump("read chains", family, encode::GET_CHAIN, None, decode::chain).await
+    }
+
+    /// The rules of a chain in their order; empty if there is no such chain.
+    pub(crate) async fn rules(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        chain: &str,
+    ) -> Result<Vec<SeenRule>, KernelError> {
+        let of = Some((table, Some(chain)));
+        let rules = self.dump("read rules", family, encode::GET_RULE, of, decode::rule_parts).await?;
+        let here = rules.into_iter().filter(|(of, (within, _))| of == table && within == chain);
+        Ok(here.map(|(_, (_, rule))| rule).collect())
+    }
+
+    /// The elements of any set or map, `None` for those that can't be expressed; empty if there is no such set.
+    pub(crate) async fn any_elements(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Option<Element>>, KernelError> {
+        self.set_elements(family, table, set, decode::any_elements).await
+    }
+
     /// The names of all tables of a family.
     pub(crate) async fn names(&mut self, family: TableFamily) -> Result<Vec<String>, KernelError> {
         let tables = self.dump("read tables", family, encode::GET_TABLE, None, decode::table).await?;
@@ -123,7 +205,7 @@ impl NfTables {
         table: &str,
     ) -> Result<Option<Seen>, KernelError> {
         let tables = self.dump("read tables", family, encode::GET_TABLE, None, decode::table).await?;
-        let Some(flags) = tables.into_iter().find(|(name, _)| name == table).map(|(_, flags)| flags) else {
+        let Some((flags, _)) = tables.into_iter().find(|(name, _)| name == table).map(|(_, it)| it) else {
             return Ok(None);
         };
         let mut seen = Seen { is_dormant: flags & encode::TABLE_DORMANT != 0, ..Seen::default() };
@@ -148,11 +230,49 @@ impl NfTables {
         table: &str,
         set: &str,
     ) -> Result<Vec<Counted>, KernelError> {
+        self.set_elements(family, table, set, decode::elements).await
+    }
+
+    async fn set_elements<T>(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        set: &str,
+        decode: impl Fn(&Message<'_>) -> Result<Option<Vec<T>>, UnreadableMessage>,
+    ) -> Result<Vec<T>, KernelError> {
         let of = Some((table, Some(set)));
-        let lists = self.dump("read a set", family, encode::GET_ELEMENTS, of, decode::elements).await;
+        let lists = self.dump("read a set", family, encode::GET_ELEMENTS, of, decode).await;
         match lists {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
             lists => Ok(lists?.into_iter().flatten().collect()),
+        }
+    }
+
+    /// Asks for one thing; `None` if it is not there.
+    async fn get<T>(
+        &mut self,
+        what: &'static str,
+        (family, kind): (TableFamily, u16),
+        of: Option<(&str, Option<&str>)>,
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, UnreadableMessage>,
+    ) -> Result<Option<T>, KernelError> {
+        let seq = self.numbers(1);
+        let datagram = encode::get(family, kind, of, seq);
+        self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
+        let (deadline, port) = (Instant::now() + DEADLINE, self.socket.port());
+        loop {
+            let messages = self.socket.receive_until(deadline).await;
+            for message in split(messages.map_err(|error| failed(error, "receive", what))?) {
+                let message = message.map_err(unreadable)?;
+                if message.seq != seq || message.port != port {
+                    continue;
+                }
+                return match message.verdict().map_err(unreadable)? {
+                    Some(Verdict { errno: libc::ENOENT, .. }) => Ok(None),
+                    Some(verdict) => Err(verdict.refused(what.to_owned())),
+                    None => decode(&message).map_err(unreadable),
+                };
+            }
         }
     }
 
@@ -206,6 +326,9 @@ impl NfTables {
 #[cfg(any(test, feature = "testing"))]
 pub(super) fn every_way(message: &Message<'_>) {
     _ = decode::table(message);
+    _ = decode::generation(message);
+    _ = decode::rule_parts(message);
+    _ = decode::any_elements(message);
     _ = decode::chain(message);
     _ = decode::rule(message);
     _ = decode::counted_rule(message);

@@ -78,11 +78,12 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// An answer of any kind came.
-    pub(super) fn answered(&mut self, rtt: Option<Duration>, wall: SystemTime) {
+    /// An answer of any kind came. `is_usual` says whether its time is one to go by.
+    fn answered(&mut self, rtt: Option<Duration>, is_usual: bool, wall: SystemTime) {
         self.last_answer = Some(wall);
-        if let Some(rtt) = rtt {
-            self.rtt = Some(rtt);
+        let Some(rtt) = rtt else { return };
+        self.rtt = Some(rtt);
+        if is_usual {
             self.smooth = Some(self.smooth.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
         }
     }
@@ -219,6 +220,15 @@ impl Track {
                 }
             }
         }
+    }
+
+    /// An answer of any kind came by one of the two ways.
+    pub(super) fn answered(&mut self, is_underlay: bool, rtt: Option<Duration>, wall: SystemTime) {
+        // To a peer that comes back the first packets wait for its address on the link, up to a second. Who took that for usual
+        // would wait so long for each lost packet of the next fault.
+        let is_usual = !matches!(self.mood, Mood::Suspect(_));
+        let way = if is_underlay { &mut self.underlay } else { &mut self.overlay };
+        way.answered(rtt, is_usual, wall);
     }
 
     /// How long to wait for answers.

@@ -106,9 +106,9 @@ pub fn netlink(data: &[u8]) {
     crate::netlink::fuzz::datagram(data);
 }
 
-/// What `nft -j list` prints of a table of ours.
+/// What the kernel says of rules of nftables, in a table of ours.
 pub fn nft(data: &[u8]) {
-    crate::firewall::nft::fuzz::listing(data);
+    crate::firewall::nft::fuzz::rules(data);
 }
 
 /// What `iptables-save` prints.
@@ -116,7 +116,7 @@ pub fn iptables(data: &[u8]) {
     crate::firewall::iptables::fuzz::save(data);
 }
 
-/// Chains of other firewalls, as either program prints them.
+/// Chains of other firewalls, as the kernel says or as `iptables-save` prints them.
 pub fn chains(data: &[u8]) {
     crate::firewall::obstacles::fuzz::chains(data);
 }

@@ -38,8 +38,8 @@ pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
                      remove them by: {commands}"
                 )
             })),
-            // A program that is not installed has no rules here.
-            Err(FirewallError::Missing { .. }) => {}
+            // A program that is not installed has no rules here, nor has a kernel that does not know them.
+            Err(FirewallError::Missing { .. } | FirewallError::NoNfTables(_)) => {}
             Err(error) => plan.problems.push(format!("firewall rules can't be read: {}", chain(&error))),
         }
     }

@@ -2,20 +2,20 @@
 
 use super::{GateOptions, Mode, Tunnels, table_name};
 use crate::addr::{Family, Subnet};
-use crate::netlink::nftables::{Chain, Hook, Key, Ruling, Set, Table, TableFamily, Term};
+use crate::netlink::nftables::{Chain, Hook, HookKind, Key, Ruling, Sense, Set, Table, TableFamily, Term};
 
 /// How many strangers are counted individually.
 pub(super) const MOST_STRANGERS: u32 = 1024;
 /// How long a stranger is remembered after its last packet, in milliseconds.
 const MEMORY: u64 = 600_000;
 /// `NF_INET_LOCAL_IN`, with a priority before the rules of others.
-const INPUT: Hook = Hook { number: 1, priority: -200, link: None };
+const INPUT: Hook = Hook { kind: HookKind::Filter, number: 1, priority: -200, link: None, drops: false };
 
 /// `NF_NETDEV_INGRESS` of a device: only packets out of the overlay pass the rules. The hook is before connection
 /// tracking, which restores the addresses of replies: at that point all packets from honest nodes are for this node's
 /// own subnet.
 fn ingress(device: &str) -> Hook {
-    Hook { number: 0, priority: 0, link: Some(device.to_owned()) }
+    Hook { kind: HookKind::Filter, number: 0, priority: 0, link: Some(device.to_owned()), drops: false }
 }
 
 /// The set of underlay addresses of a family that are admitted.
@@ -122,7 +122,8 @@ fn tunnel_chain(family: Family, allow_from: &[Subnet], mode: Mode) -> Chain {
     // The family is known here, but `nft` prints addresses as such only if the rule has the family, too.
     let is = || Term::Family(family);
     let allowed = allow_from.iter().filter(|subnet| subnet.family() == family);
-    let mut rules: Vec<Vec<Term>> = allowed.map(|subnet| vec![is(), Term::Src(*subnet), pass()]).collect();
+    let mut rules: Vec<Vec<Term>> =
+        allowed.map(|subnet| vec![is(), Term::Src(*subnet, Sense::Is), pass()]).collect();
     // The counter comes before the set, so that it still counts when the set is full.
     rules.push(vec![is(), Term::Count, Term::Note(Key::Addr(family), strangers(family).to_owned())]);
     rules.extend((mode == Mode::Enforce).then(|| vec![Term::Then(Ruling::Drop)]));
@@ -132,8 +133,9 @@ fn tunnel_chain(family: Family, allow_from: &[Subnet], mode: Mode) -> Chain {
 /// Frames without an IP packet, such as ARP, are ignored.
 fn overlay_chain(tunnels: &Tunnels, mode: Mode) -> Chain {
     let own = tunnels.subnets.iter();
-    let mut rules: Vec<Vec<Term>> =
-        own.map(|(family, subnet)| vec![Term::Carries(family), Term::Dst(*subnet), pass()]).collect();
+    let mut rules: Vec<Vec<Term>> = own
+        .map(|(family, subnet)| vec![Term::Carries(family), Term::Dst(*subnet, Sense::Is), pass()])
+        .collect();
     rules.push(vec![Term::StaysHere, pass()]);
     let note = |family| {
         vec![Term::Carries(family), Term::Count, Term::Note(Key::Pair(family), strays(family).to_owned())]

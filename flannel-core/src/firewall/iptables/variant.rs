@@ -10,7 +10,9 @@ use super::rule_text::Home;
 use super::save::Dump;
 use crate::addr::{Family, PerFamily};
 use crate::firewall::manager::{FirewallError, run};
+use crate::firewall::nft::lacking;
 use crate::firewall::rules::Chain;
+use crate::netlink::nftables::NfTables;
 use crate::netns::Netns;
 
 /// Chains with which the kubelet marks the variant that it uses.
@@ -107,6 +109,31 @@ pub(in crate::firewall) fn legacy_tables(netns: &Netns, family: Family) -> io::R
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether a network namespace may have rules of one of the variants. No program is run for that.
+pub(in crate::firewall) async fn may_have_rules(netns: &Netns) -> bool {
+    let none = |family| legacy_tables(netns, family).is_ok_and(|names| names.is_empty());
+    !Family::ALL.into_iter().all(none) || has_nft_tables(netns).await
+}
+
+/// Whether one of the tables of iptables' nft variant is there. If that can't be read, it may be.
+async fn has_nft_tables(netns: &Netns) -> bool {
+    let find = async {
+        let mut kernel = netns.run(NfTables::open)?.map_err(lacking)?;
+        for family in Family::ALL {
+            for table in ["nat", "filter"] {
+                if kernel.table(family.into(), table).await.map_err(lacking)?.is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    };
+    match find.await {
+        Err(FirewallError::NoNfTables(_)) => false,
+        found => found.unwrap_or(true),
     }
 }
 

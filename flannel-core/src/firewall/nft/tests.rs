@@ -1,4 +1,3 @@
-//! Listings as text, and rules in the real kernel.
-
 mod kernel;
-mod listings;
+mod recorded;
+mod rules;

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::chain::{Chain, Policy, Realm, Table, TableName};
+use super::chain::{Chain, Policy, Realm, Rule, Table, TableName};
+use super::nft::Context;
 use super::packet::Links;
 use super::{advice, find, iptables, nft, text_of};
 use crate::addr::{Family, PerFamily};
 use crate::firewall::rules::Range;
+use crate::netlink::nftables::{Recorded, recorded};
 
-/// A listing of nftables in JSON, or a dump of iptables.
+/// Datagrams from the kernel about nftables, or a dump of iptables.
 ///
 /// # Panics
 /// If what is found has no place or no advice.
 pub(crate) fn chains(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let mut tables = by_nft(&text);
+    let mut tables = by_nft(data);
     for (realm, family) in [(Realm::Legacy, Family::V4), (Realm::NfTables, Family::V6)] {
         let of = if family == Family::V4 { "ip" } else { "ip6" };
         let name = |name: &str| TableName { realm, family: of.to_owned(), name: name.to_owned() };
@@ -46,16 +48,21 @@ pub(crate) fn chains(data: &[u8]) {
     }
 }
 
-/// All chains of a listing with the rules that they have in it, as `look` would read them one by one.
-fn by_nft(json: &str) -> Vec<Table> {
-    let (Ok(bases), Ok((rules, _))) = (nft::bases(json), nft::rules(json)) else { return Vec::new() };
-    _ = nft::targets(&rules).count();
-    let mut tables: BTreeMap<TableName, Vec<Chain>> = BTreeMap::new();
-    for base in bases {
-        let name = TableName { realm: Realm::NfTables, family: base.family, name: base.table };
-        let policy = Some(if base.drops { Policy::Drop } else { Policy::Accept });
-        let chain = Chain { name: base.chain, policy, rules: rules.clone() };
-        tables.entry(name).or_default().push(chain);
+/// The chains of all recorded rules, each as a base chain.
+fn by_nft(data: &[u8]) -> Vec<Table> {
+    let Recorded { rules, sets } = recorded(data);
+    let context = Context { sets, ..Context::default() };
+    let mut chains: BTreeMap<TableName, BTreeMap<String, Vec<Rule>>> = BTreeMap::new();
+    for (family, chain, rule) in rules {
+        let (rules, _) = nft::rules(family, &[rule], &context);
+        _ = nft::targets(&rules).count();
+        let name =
+            TableName { realm: Realm::NfTables, family: family.name().to_owned(), name: "t".to_owned() };
+        chains.entry(name).or_default().entry(chain).or_default().extend(rules);
     }
-    tables.into_iter().map(|(name, chains)| Table { name, chains }).collect()
+    let table = |(name, chains): (_, BTreeMap<_, _>)| {
+        let chain = |(name, rules)| Chain { name, policy: Some(Policy::Drop), rules };
+        Table { name, chains: chains.into_iter().map(chain).collect() }
+    };
+    chains.into_iter().map(table).collect()
 }

@@ -1,6 +1,6 @@
 //! Reads the chains that forwarded packets enter, and knows when to read them again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -12,11 +12,12 @@ use super::super::iptables::legacy_tables;
 use super::super::manager::{FirewallError, run};
 use super::super::rules::Wanted;
 use super::chain::{Chain, Policy, Realm, RuleName, Table, TableName};
-use super::nft::{self, Base};
+use super::nft::{self, Base, Context};
 use super::packet::Links;
 use super::{Found, Obstacle, advice, find, iptables, text_of};
 use crate::addr::Family;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, KernelError};
+use crate::netlink::nftables::{NfTables, TableFamily};
 use crate::netlink::{Netlink, RulesetChange, RulesetEvents};
 use crate::netns::Netns;
 use crate::resync;
@@ -25,12 +26,16 @@ use crate::resync;
 const SETTLE: Duration = Duration::from_millis(200);
 /// With a rule set that changes all the time, reading takes at most one part in this many of the time.
 const SHARE: u32 = 20;
+/// How many times rules are read that change meanwhile. A later look follows the last change.
+const TRIES: usize = 20;
 /// The most chains of a table that are read. The effect of others is unknown.
 const CHAINS: usize = 250;
 
 /// What other firewalls on this host do with forwarded packets.
 pub(in crate::firewall) struct Surroundings {
     netns: Netns,
+    /// `None` if the kernel has no `nf_tables`.
+    kernel: Option<NfTables>,
     /// `None` if the kernel sends no notifications.
     events: Option<RulesetEvents>,
     /// How often legacy tables are compared, for which there are no notifications.
@@ -55,9 +60,11 @@ impl Surroundings {
     pub(in crate::firewall) fn open(netns: &Netns, resync: Duration) -> Self {
         let told = |error| debug!(%error, "no notifications of nf_tables");
         let (events, now) = (RulesetEvents::open(netns).map_err(told).ok(), Instant::now());
+        let kernel = netns.run(NfTables::open).ok().and_then(Result::ok);
         let resync = resync.max(Duration::from_secs(1));
         Self {
             netns: netns.clone(),
+            kernel,
             events,
             resync,
             next_comparison: now,
@@ -85,13 +92,13 @@ impl Surroundings {
             self.bases = None;
             self.next_resync = begin + resync::PERIOD;
         }
-        let mut tables = self.nf_tables().await;
+        let (links, names) = links(&self.netns, want).await;
+        let mut tables = self.nf_tables(names).await;
         let legacy = legacy_dumps(&self.netns).await;
         self.legacy = fingerprint(&legacy);
         for (family, dump) in &legacy {
             tables.extend(iptables::tables(dump, |name| table_name(Realm::Legacy, *family, name), *family));
         }
-        let links = links(&self.netns, want).await;
         let mut obstacles = Vec::new();
         for found in find(&tables, &want.ranges, &links) {
             let table = tables.iter().find(|table| table.name == found.table);
@@ -127,10 +134,16 @@ impl Surroundings {
             self.bases = None;
             self.set_due();
         }
-        let is_changed = |base: &Base| change.tables.contains(&(protocol(&base.family), base.table.clone()));
+        let is_changed = |base: &Base| change.tables.contains(&(base.family.number(), base.table.clone()));
         if self.bases.iter().flatten().any(is_changed) {
             self.set_due();
         }
+    }
+
+    /// Reads base chains anew at the next look, for a caller who does not wait for notifications.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self) {
+        self.bases = None;
     }
 
     /// Makes the next read due, because something may have changed without a notification.
@@ -142,46 +155,50 @@ impl Surroundings {
 
     /// The tables of `nf_tables`, as far as forwarded packets can reach them. A table that can't be read counts as
     /// letting packets pass.
-    async fn nf_tables(&mut self) -> Vec<Table> {
-        let tables = match self.by_nft().await {
-            Err(FirewallError::Missing { .. }) => {
-                let mut tables = Vec::new();
-                for family in Family::ALL {
-                    tables.extend(by_iptables_nft(&self.netns, family, None).await);
+    pub(super) async fn nf_tables(&mut self, links: BTreeMap<u32, String>) -> Vec<Table> {
+        let mut context = Context { links, ..Context::default() };
+        for _ in 0..TRIES {
+            match self.nf_tables_once(&mut context).await {
+                Ok(Some(tables)) => return tables,
+                // Somebody made a change meanwhile, so a table may have been read half before it and half after it.
+                Ok(None) => self.bases = None,
+                Err(error) => {
+                    debug!(%error, "chains of nf_tables can't be read");
+                    break;
                 }
-                Ok(tables)
-            }
-            told => told,
-        };
-        tables.unwrap_or_else(|error| {
-            debug!(%error, "chains of nf_tables can't be read");
-            self.bases = None;
-            Vec::new()
-        })
-    }
-
-    async fn by_nft(&mut self) -> Result<Vec<Table>, FirewallError> {
-        let bases = if let Some(bases) = &self.bases {
-            bases.clone()
-        } else {
-            let json = run(&self.netns, "nft", &["-j", "list", "chains"], "").await?;
-            nft::bases(&json).map_err(|why| unreadable("nft -j list chains", why))?
-        };
-        self.bases = Some(bases.clone());
-        let names: BTreeSet<_> = bases.iter().map(|base| (&base.family, &base.table)).collect();
-        let mut tables = Vec::new();
-        for (family, table) in names {
-            let name = TableName { realm: Realm::NfTables, family: family.clone(), name: table.clone() };
-            let bases: Vec<_> =
-                bases.iter().filter(|base| (&base.family, &base.table) == (family, table)).collect();
-            match read_table(&self.netns, name, &bases).await {
-                Ok(table) => tables.push(table),
-                // It was removed meanwhile, and a notification follows.
-                Err(error) => debug!(%error, "a table of nf_tables can't be read"),
             }
         }
-        Ok(tables)
+        self.bases = None;
+        Vec::new()
     }
+
+    /// The same, unless the rules changed meanwhile.
+    async fn nf_tables_once(&mut self, context: &mut Context) -> Result<Option<Vec<Table>>, KernelError> {
+        let Some(kernel) = &mut self.kernel else { return Ok(Some(Vec::new())) };
+        let generation = kernel.generation().await?;
+        if self.bases.is_none() {
+            self.bases = Some(read_bases(kernel).await?);
+        }
+        let mut tables = Vec::new();
+        let bases = self.bases.as_deref().unwrap_or_default();
+        for bases in bases.chunk_by(|a, b| (a.family, &a.table) == (b.family, &b.table)) {
+            tables.push(read_table(&self.netns, kernel, bases, context).await?);
+        }
+        Ok((kernel.generation().await? == generation).then_some(tables))
+    }
+}
+
+/// The base chains on the path of forwarded packets, those of a table side by side.
+async fn read_bases(kernel: &mut NfTables) -> Result<Vec<Base>, KernelError> {
+    let mut bases = Vec::new();
+    for family in nft::FAMILIES {
+        let chains = kernel.chains(family).await?.into_iter();
+        bases.extend(
+            chains.filter_map(|(table, (chain, hook))| nft::base(family, table, chain, hook.as_ref())),
+        );
+    }
+    bases.sort_by(|a, b| (a.family.name(), &a.table).cmp(&(b.family.name(), &b.table)));
+    Ok(bases)
 }
 
 /// Finds the chains in a network namespace that surely drop packets of these pods, once. A table that can't be read counts
@@ -202,46 +219,47 @@ async fn next(events: &mut Option<RulesetEvents>) -> RulesetChange {
     }
 }
 
-/// `NFPROTO_*` of `linux/netfilter.h`.
-fn protocol(family: &str) -> u8 {
-    match family {
-        "ip" => 2,
-        "ip6" => 10,
-        _ => 1,
-    }
-}
-
-/// Reads base chains, and all chains that they jump to.
-async fn read_table(netns: &Netns, name: TableName, bases: &[&Base]) -> Result<Table, FirewallError> {
+/// Reads base chains of a table, and all chains that they jump to.
+async fn read_table(
+    netns: &Netns,
+    kernel: &mut NfTables,
+    bases: &[Base],
+    context: &mut Context,
+) -> Result<Table, KernelError> {
+    let Base { family, table, .. } = &bases[0];
     let mut chains: Vec<Chain> = Vec::new();
     let policy = |drops| if drops { Policy::Drop } else { Policy::Accept };
     let mut open: Vec<_> = bases.iter().map(|base| (base.chain.clone(), Some(policy(base.drops)))).collect();
     let mut is_of_iptables = false;
+    context.sets.clear();
     while let Some((chain, policy)) = open.pop().filter(|_| chains.len() < CHAINS) {
         if chains.iter().any(|seen| seen.name == chain) {
             continue;
         }
-        let json = run(netns, "nft", &["-j", "list", "chain", &name.family, &name.name, &chain], "").await?;
-        let (rules, of_iptables) = nft::rules(&json).map_err(|why| unreadable("nft -j list chain", why))?;
+        let seen = kernel.rules(*family, table, &chain).await?;
+        for set in nft::sets_in(&seen) {
+            context.sets.insert(set.to_owned(), kernel.any_elements(*family, table, set).await?);
+        }
+        let (rules, of_iptables) = nft::rules(*family, &seen, context);
         is_of_iptables |= of_iptables;
         open.extend(nft::targets(&rules).map(|target| (target.to_owned(), None)));
         chains.push(Chain { name: chain, policy, rules });
     }
-    let family = if name.family == "ip6" { Family::V6 } else { Family::V4 };
-    if is_of_iptables && let Some(table) = by_iptables_nft(netns, family, Some(&name.name)).await.pop() {
+    let of = if *family == TableFamily::Ip6 { Family::V6 } else { Family::V4 };
+    if is_of_iptables && let Some(table) = by_iptables_nft(netns, of, table).await.pop() {
         return Ok(table);
     }
+    let name = TableName { realm: Realm::NfTables, family: family.name().to_owned(), name: table.clone() };
     Ok(Table { name, chains })
 }
 
-/// One table or all, as the programs of iptables' nft variant show them.
-async fn by_iptables_nft(netns: &Netns, family: Family, table: Option<&str>) -> Vec<Table> {
+/// A table as the programs of iptables' nft variant show it.
+async fn by_iptables_nft(netns: &Netns, family: Family, table: &str) -> Vec<Table> {
     let programs = match family {
         Family::V4 => ["iptables-nft-save", "iptables-save"],
         Family::V6 => ["ip6tables-nft-save", "ip6tables-save"],
     };
-    let args: Vec<_> = table.into_iter().flat_map(|table| ["-t", table]).collect();
-    let dump = save(netns, programs, &args, true).await;
+    let dump = save(netns, programs, &["-t", table], true).await;
     iptables::tables(&dump, |name| table_name(Realm::NfTables, family, name), family)
 }
 
@@ -299,8 +317,8 @@ fn fingerprint(dumps: &[(Family, String)]) -> u64 {
     hasher.finish()
 }
 
-/// The links and their roles. If they can't be read, no role is known.
-async fn links(netns: &Netns, want: &Wanted) -> Links {
+/// The links and their roles, and their names by index. If they can't be read, no role is known.
+async fn links(netns: &Netns, want: &Wanted) -> (Links, BTreeMap<u32, String>) {
     let read = async {
         let mut kernel = Netlink::open_in(netns)?;
         Ok::<_, crate::kernel::KernelError>((kernel.links().await?, kernel.addresses().await?))
@@ -313,7 +331,8 @@ async fn links(netns: &Netns, want: &Wanted) -> Links {
         let own = addresses.iter().filter(|address| address.link == link.index && address.global);
         (link.name.as_str(), link.loopback, own.map(|address| address.addr.ip()).collect())
     });
-    Links::new(with_addresses, &want.ranges)
+    let names = links.iter().map(|link| (link.index.0, link.name.clone())).collect();
+    (Links::new(with_addresses, &want.ranges), names)
 }
 
 async fn obstacle(netns: &Netns, found: Found, advice: String) -> Obstacle {
@@ -327,8 +346,4 @@ async fn obstacle(netns: &Netns, found: Found, advice: String) -> Obstacle {
     };
     let rule = cut.rule.map(|rule| text_of(&rule, &listing));
     Obstacle { realm, family, table: name, chain: base, ends_in: cut.chain, rule, cuts, advice }
-}
-
-fn unreadable(command: &str, why: String) -> FirewallError {
-    FirewallError::Unreadable { command: command.to_owned(), why }
 }

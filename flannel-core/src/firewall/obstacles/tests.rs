@@ -5,10 +5,15 @@ mod rulesets;
 mod walk;
 
 use std::net::IpAddr;
+use std::process::Command;
+
+use flannel_lab::sandbox::in_sandbox;
 
 use super::packet::Links;
 use super::*;
 use crate::addr::Subnet;
+use crate::kernel::Kernel;
+use crate::netlink::Netlink;
 
 fn range(network: &str, subnet: &str) -> Range {
     Range { network: network.parse().unwrap(), subnet: subnet.parse().unwrap() }
@@ -37,6 +42,47 @@ fn links() -> Links {
         ],
         &ranges(),
     )
+}
+
+/// A namespace with rules of nftables.
+struct NftHost(look::Surroundings);
+
+impl NftHost {
+    /// The tables of a rule set, in the words of `nft` or in JSON, as they are read.
+    async fn tables(&mut self, ruleset: &str) -> Vec<Table> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), ruleset).unwrap();
+        let nft = |args: &[&str]| {
+            let output = Command::new("nft").args(args).output().unwrap();
+            assert!(output.status.success(), "{ruleset}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        nft(&["flush", "ruleset"]);
+        let path = file.path().to_str().unwrap();
+        if ruleset.starts_with('{') {
+            nft(&["-j", "-f", path])
+        } else {
+            nft(&["-f", path])
+        }
+        let mut kernel = Netlink::open().unwrap();
+        let names = kernel.links().await.unwrap().into_iter().map(|link| (link.index.0, link.name));
+        self.0.forget();
+        self.0.nf_tables(names.collect()).await
+    }
+}
+
+/// Runs `body` in a namespace with the links of [`links`].
+fn with_tables(test: &str, body: impl AsyncFnOnce(&mut NftHost)) {
+    in_sandbox(test, || {
+        for name in ["eth0", "docker0", "flannel.1", "cni0", "veth1"] {
+            let status = Command::new("ip").args(["link", "add", name, "type", "bridge"]).status().unwrap();
+            assert!(status.success(), "{name}");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netns = crate::netns::Netns::current().unwrap();
+            body(&mut NftHost(look::Surroundings::open(&netns, std::time::Duration::from_secs(1)))).await;
+        });
+    });
 }
 
 fn all_of(tables: &[Table]) -> Vec<Found> {

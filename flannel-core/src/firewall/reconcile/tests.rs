@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::firewall::manager::{Plan, Step};
+use crate::firewall::manager::{Plan, Step, Work};
 
 /// What a manager is asked and what it says.
 #[derive(Default)]
@@ -53,8 +53,10 @@ impl RuleManager for Fake {
 
 /// A change, which is only noted. (A real program would not wait for paused time.)
 fn change() -> Look {
-    let step =
-        Step { program: "fake", args: Vec::new(), input: String::new(), commands: vec!["x".to_owned()] };
+    let step = Step {
+        work: Work::Program { program: "fake", args: Vec::new(), input: String::new() },
+        commands: vec!["x".to_owned()],
+    };
     Look::Plan(Plan { steps: vec![step], notes: Vec::new() })
 }
 

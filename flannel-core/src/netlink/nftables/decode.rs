@@ -8,18 +8,21 @@ use neli::FromBytesWithInput;
 use neli::types::{Buffer, RtBuffer};
 
 use super::super::message::{Message, UnreadableMessage, attribute, attributes, string};
-use super::encode::{NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type};
-use super::value::{Counted, Hook, Key, Place, Set, TableFamily};
+use super::encode::{
+    NEW_CHAIN, NEW_ELEMENTS, NEW_GENERATION, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type,
+};
+use super::parts;
+use super::value::{Counted, Element, Hook, HookKind, Key, SeenRule, Set, TableFamily, Verdict};
 use crate::addr::Family;
 
 /// Bytes of `struct nfgenmsg`, of which the first is the family.
 const HEADER: usize = 4;
 
-type Attributes = RtBuffer<u16, Buffer>;
+pub(super) type Attributes = RtBuffer<u16, Buffer>;
 /// A value with the name of its table; `None` for another kind of message.
 type InTable<T> = Result<Option<(String, T)>, UnreadableMessage>;
 
-fn parse(bytes: &[u8]) -> Result<Attributes, UnreadableMessage> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Attributes, UnreadableMessage> {
     Attributes::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
         .map_err(|_| "broken attributes".into())
 }
@@ -34,10 +37,10 @@ fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, Unrea
 }
 
 pub(super) fn family(number: u8) -> Option<TableFamily> {
-    [TableFamily::Inet, TableFamily::Netdev].into_iter().find(|family| family.number() == number)
+    TableFamily::ALL.into_iter().find(|family| family.number() == number)
 }
 
-fn number(payload: &[u8]) -> Result<u32, UnreadableMessage> {
+pub(super) fn number(payload: &[u8]) -> Result<u32, UnreadableMessage> {
     payload.try_into().map(u32::from_be_bytes).map_err(|_| "attribute is no 32-bit number".into())
 }
 
@@ -45,33 +48,54 @@ fn long(payload: &[u8]) -> Result<u64, UnreadableMessage> {
     payload.try_into().map(u64::from_be_bytes).map_err(|_| "attribute is no 64-bit number".into())
 }
 
-fn text(within: &Attributes, kind: u16) -> Result<String, UnreadableMessage> {
+/// An attribute that is a number; 0 without it.
+pub(super) fn number_of(within: &Attributes, kind: u16) -> Result<u32, UnreadableMessage> {
+    attribute(within, kind).map(number).transpose().map(Option::unwrap_or_default)
+}
+
+/// Attributes within an attribute.
+pub(super) fn nested(within: &Attributes, kind: u16) -> Result<Option<Attributes>, UnreadableMessage> {
+    attribute(within, kind).map(parse).transpose()
+}
+
+pub(super) fn text(within: &Attributes, kind: u16) -> Result<String, UnreadableMessage> {
     attribute(within, kind).map(string).ok_or_else(|| "a name is missing".into())
 }
 
-/// The name of a table, and its flags.
-pub(super) fn table(message: &Message<'_>) -> InTable<u32> {
+/// The number of the present rule set, which is another one after each transaction.
+pub(super) fn generation(message: &Message<'_>) -> Result<Option<u32>, UnreadableMessage> {
+    if u16::from(message.kind) & 0xff != NEW_GENERATION {
+        return Ok(None);
+    }
+    let attrs = message.body.get(HEADER..).ok_or("message shorter than its header")?;
+    attribute(&parse(attrs)?, 1).map(number).transpose()
+}
+
+/// The name of a table, its flags, and how many chains, sets and other objects it has.
+pub(super) fn table(message: &Message<'_>) -> InTable<(u32, u32)> {
     let Some(attrs) = of_kind(message, NEW_TABLE)? else { return Ok(None) };
-    let flags = attribute(&attrs, 2).map(number).transpose()?.unwrap_or_default();
-    Ok(Some((text(&attrs, 1)?, flags)))
+    Ok(Some((text(&attrs, 1)?, (number_of(&attrs, 2)?, number_of(&attrs, 3)?))))
 }
 
-/// The table of a chain, its name, and how it gets its packets.
-pub(super) fn chain(message: &Message<'_>) -> InTable<(String, Place)> {
+/// The table of a chain, its name, and its hook, if it is a base chain.
+pub(super) fn chain(message: &Message<'_>) -> InTable<(String, Option<Hook>)> {
     let Some(attrs) = of_kind(message, NEW_CHAIN)? else { return Ok(None) };
-    let place = attribute(&attrs, 4).map(|hook| place(hook, &attrs)).transpose()?;
-    Ok(Some((text(&attrs, 1)?, (text(&attrs, 3)?, place.unwrap_or(Place::Jumped)))))
+    let hook = nested(&attrs, 4)?.map(|it| hook(&it, &attrs)).transpose()?;
+    Ok(Some((text(&attrs, 1)?, (text(&attrs, 3)?, hook))))
 }
 
-fn place(hook: &[u8], chain: &Attributes) -> Result<Place, UnreadableMessage> {
-    let nested = parse(hook)?;
-    let [hook, priority] = [1, 2].map(|kind| attribute(&nested, kind).map(number));
-    let (Some(hook), Some(priority)) = (hook, priority) else { return Ok(Place::Otherwise) };
-    let accepts = attribute(chain, 5).map(number).transpose()? == Some(1);
-    let filters = attribute(chain, 7).map(string).as_deref() == Some("filter");
-    let link = attribute(&nested, 3).map(string);
-    let hook = Hook { number: hook?, priority: priority?.cast_signed(), link };
-    Ok(if accepts && filters { Place::Hooked(hook) } else { Place::Otherwise })
+fn hook(hook: &Attributes, chain: &Attributes) -> Result<Hook, UnreadableMessage> {
+    let [number, priority] = [1, 2].map(|kind| attribute(hook, kind).map(number).transpose());
+    let (number, priority) = (number?, priority?);
+    let kind = attribute(chain, 7).map(string).unwrap_or_default();
+    let kind = if number.is_some() && priority.is_some() { HookKind::of(&kind) } else { HookKind::Other };
+    Ok(Hook {
+        kind,
+        number: number.unwrap_or(u32::MAX),
+        priority: priority.unwrap_or_default().cast_signed(),
+        link: attribute(hook, 3).map(string),
+        drops: number_of(chain, 5)? == 0,
+    })
 }
 
 /// The table of a rule, its chain, and its comment; an empty one if it has none.
@@ -79,6 +103,15 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<(String, String, Stri
     let Some(attrs) = of_kind(message, NEW_RULE)? else { return Ok(None) };
     let comment = attribute(&attrs, 7).and_then(comment).unwrap_or_default();
     Ok(Some((text(&attrs, 1)?, text(&attrs, 2)?, comment)))
+}
+
+/// The table of a rule, its chain, and the rule.
+pub(super) fn rule_parts(message: &Message<'_>) -> InTable<(String, SeenRule)> {
+    let Some(attrs) = of_kind(message, NEW_RULE)? else { return Ok(None) };
+    let handle = attribute(&attrs, 3).map(long).transpose()?.ok_or("a rule without a handle")?;
+    let list = nested(&attrs, 4)?;
+    let parts = list.as_ref().map(parts::parts).transpose()?.unwrap_or_default();
+    Ok(Some((text(&attrs, 1)?, (text(&attrs, 2)?, SeenRule { handle, parts }))))
 }
 
 /// The table of a rule that counts, its chain, and how many packets its first counter has counted.
@@ -132,6 +165,34 @@ pub(super) fn set(message: &Message<'_>) -> InTable<Option<Set>> {
     let name = text(&attrs, 2)?;
     let set = key.zip(dynamic).map(|(key, dynamic)| Set { name, key, dynamic });
     Ok(Some((text(&attrs, 1)?, set)))
+}
+
+/// Elements of any set or map; `None` for one that can't be expressed.
+pub(super) fn any_elements(message: &Message<'_>) -> Result<Option<Vec<Option<Element>>>, UnreadableMessage> {
+    let Some(attrs) = of_kind(message, NEW_ELEMENTS)? else { return Ok(None) };
+    let Some(list) = nested(&attrs, 3)? else { return Ok(None) };
+    let elements = attributes(&list).map(|(_, payload)| any_element(&parse(payload)?));
+    elements.collect::<Result<_, _>>().map(Some)
+}
+
+/// `None` for an element of a set of concatenated intervals.
+fn any_element(attrs: &Attributes) -> Result<Option<Element>, UnreadableMessage> {
+    // NFTA_SET_ELEM_KEY_END
+    if attribute(attrs, 10).is_some() {
+        return Ok(None);
+    }
+    let key = nested(attrs, 1)?.and_then(|key| attribute(&key, 1).map(<[u8]>::to_vec)).unwrap_or_default();
+    let verdict = match nested(attrs, 2)?.map(|data| nested(&data, 2)).transpose()?.flatten() {
+        Some(verdict) => Some(verdict_of(&verdict)?),
+        None => None,
+    };
+    // NFT_SET_ELEM_INTERVAL_END
+    Ok(Some(Element { key, is_end: number_of(attrs, 3)? & 1 != 0, verdict }))
+}
+
+/// `NFTA_VERDICT_*`.
+pub(super) fn verdict_of(verdict: &Attributes) -> Result<Verdict, UnreadableMessage> {
+    Ok(Verdict::of(number_of(verdict, 1)?.cast_signed(), attribute(verdict, 2).map(string)))
 }
 
 /// Elements of a set.

@@ -1,7 +1,7 @@
 //! Encodes terms of rules as the kernel's expressions. Pure.
 
 use super::attrs::Attrs;
-use super::value::{Key, Term, Verdict};
+use super::value::{Key, Sense, Term, Verdict};
 use crate::addr::{Family, Subnet};
 
 /// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_LIST_ELEM`.
@@ -13,11 +13,14 @@ const VERDICT: u32 = 0;
 const REG: u32 = 1;
 const REG_WORDS: u32 = 8;
 /// `NFT_META_*`.
-const META_PROTOCOL: u32 = 1;
-const META_NFPROTO: u32 = 15;
-const META_L4PROTO: u32 = 16;
+pub(crate) const META_PROTOCOL: u32 = 1;
+pub(crate) const META_MARK: u32 = 3;
+pub(crate) const META_NFPROTO: u32 = 15;
+pub(crate) const META_L4PROTO: u32 = 16;
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+pub(crate) const RANDOM_FULLY: u32 = 1 << 4;
 /// `NFT_PAYLOAD_*_HEADER`.
-const NETWORK: u32 = 1;
+pub(crate) const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 /// `NFT_CMP_EQ`, `NFT_CMP_NEQ`.
 const EQ: u32 = 0;
@@ -46,7 +49,7 @@ fn ethertype(family: Family) -> u16 {
 }
 
 /// Where source and destination are in a header, and how long they are.
-fn place(family: Family) -> (u32, u32, u32) {
+pub(crate) fn place_of_addresses(family: Family) -> (u32, u32, u32) {
     match family {
         Family::V4 => (12, 16, 4),
         Family::V6 => (8, 24, 16),
@@ -81,10 +84,15 @@ fn expressions(list: &mut Attrs, term: &Term) {
             payload(list, TRANSPORT, (12, 3), REG);
             cmp(list, EQ, &vni.get().to_be_bytes()[1..]);
         }
-        Term::Src(subnet) => prefix(list, *subnet, place(subnet.family()).0),
-        Term::Dst(subnet) => prefix(list, *subnet, place(subnet.family()).1),
+        Term::Marked(bits) => {
+            meta(list, META_MARK);
+            bitwise(list, &bits.to_ne_bytes());
+            cmp(list, EQ, &bits.to_ne_bytes());
+        }
+        Term::Src(subnet, sense) => prefix(list, *subnet, place_of_addresses(subnet.family()).0, *sense),
+        Term::Dst(subnet, sense) => prefix(list, *subnet, place_of_addresses(subnet.family()).1, *sense),
         Term::SrcInSet(family, set) => {
-            let (src, _, len) = place(*family);
+            let (src, _, len) = place_of_addresses(*family);
             payload(list, NETWORK, (src, len), REG);
             expr(list, "lookup", |data| {
                 data.u32(2, REG);
@@ -101,6 +109,11 @@ fn expressions(list: &mut Attrs, term: &Term) {
         }
         Term::Count => expr(list, "counter", |_| {}),
         Term::Note(key, set) => note(list, *key, set),
+        Term::Masquerade { fully_random } => expr(list, "masq", |data| {
+            if *fully_random {
+                data.u32(1, RANDOM_FULLY);
+            }
+        }),
         Term::Then(verdict) => then(list, verdict),
     }
 }
@@ -137,29 +150,43 @@ fn payload(list: &mut Attrs, base: u32, (offset, len): (u32, u32), register: u32
 }
 
 /// An earlier term must have checked the packet's family.
-fn prefix(list: &mut Attrs, subnet: Subnet, offset: u32) {
-    let (_, _, len) = place(subnet.family());
+fn prefix(list: &mut Attrs, subnet: Subnet, offset: u32, sense: Sense) {
+    let (_, _, len) = place_of_addresses(subnet.family());
     let octets = |addr| match addr {
         std::net::IpAddr::V4(addr) => addr.octets().to_vec(),
         std::net::IpAddr::V6(addr) => addr.octets().to_vec(),
     };
-    let mask: Vec<u8> = (0..len as u8)
-        .map(|byte| (0xff00_u16 >> subnet.prefix().saturating_sub(byte * 8).min(8)) as u8)
-        .collect();
+    let op = if sense == Sense::Not { NEQ } else { EQ };
+    let octets = octets(subnet.base());
+    // Of a prefix of whole bytes these are loaded, as `nft` does: nothing has to be masked.
+    if subnet.prefix() > 0 && subnet.prefix().is_multiple_of(8) {
+        let len = u32::from(subnet.prefix() / 8);
+        payload(list, NETWORK, (offset, len), REG);
+        return cmp(list, op, &octets[..len as usize]);
+    }
     payload(list, NETWORK, (offset, len), REG);
+    bitwise(list, &mask(subnet.prefix(), len as usize));
+    cmp(list, op, &octets);
+}
+
+/// The mask of a prefix in an address of so many bytes.
+pub(crate) fn mask(prefix: u8, len: usize) -> Vec<u8> {
+    (0..len as u8).map(|byte| (0xff00_u16 >> prefix.saturating_sub(byte * 8).min(8)) as u8).collect()
+}
+
+fn bitwise(list: &mut Attrs, mask: &[u8]) {
     expr(list, "bitwise", |data| {
         data.u32(1, REG);
         data.u32(2, REG);
-        data.u32(3, len);
-        data.nest(4, |it| it.put(1, &mask));
-        data.nest(5, |it| it.put(1, &vec![0; len as usize]));
+        data.u32(3, mask.len() as u32);
+        data.nest(4, |it| it.put(1, mask));
+        data.nest(5, |it| it.put(1, &vec![0; mask.len()]));
     });
-    cmp(list, EQ, &octets(subnet.base()));
 }
 
 fn note(list: &mut Attrs, key: Key, set: &str) {
     let (Key::Addr(family) | Key::Pair(family)) = key;
-    let (src, dst, len) = place(family);
+    let (src, dst, len) = place_of_addresses(family);
     payload(list, NETWORK, (src, len), REG_WORDS);
     if matches!(key, Key::Pair(_)) {
         payload(list, NETWORK, (dst, len), REG_WORDS + len / 4);
@@ -176,22 +203,45 @@ fn note(list: &mut Attrs, key: Key, set: &str) {
 }
 
 fn then(list: &mut Attrs, verdict: &Verdict) {
-    let code: i32 = match verdict {
-        Verdict::Drop => 0,
-        Verdict::Jump(_) => -3,
-        Verdict::Return => -5,
-    };
     expr(list, "immediate", |data| {
         data.u32(1, VERDICT);
         data.nest(2, |it| {
             it.nest(2, |it| {
-                it.u32(1, code.cast_unsigned());
-                if let Verdict::Jump(chain) = verdict {
+                it.u32(1, verdict.code().cast_unsigned());
+                if let Verdict::Jump(chain) | Verdict::Goto(chain) = verdict {
                     it.string(2, chain);
                 }
             });
         });
     });
+}
+
+impl Verdict {
+    /// `NF_*` and `NFT_*` of `linux/netfilter.h` and `nf_tables.h`.
+    fn code(&self) -> i32 {
+        match self {
+            Self::Drop => 0,
+            Self::Accept => 1,
+            Self::Continue => -1,
+            Self::Jump(_) => -3,
+            Self::Goto(_) => -4,
+            Self::Return => -5,
+            Self::Other(code) => *code,
+        }
+    }
+
+    /// The verdict with a code, and the chain where it has one.
+    pub(super) fn of(code: i32, chain: Option<String>) -> Self {
+        match (code, chain) {
+            (0, _) => Self::Drop,
+            (1, _) => Self::Accept,
+            (-1, _) => Self::Continue,
+            (-3, Some(chain)) => Self::Jump(chain),
+            (-4, Some(chain)) => Self::Goto(chain),
+            (-5, _) => Self::Return,
+            (code, _) => Self::Other(code),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -200,22 +250,14 @@ mod tests {
 
     #[test]
     fn masks_are_those_of_the_prefix() {
-        for (subnet, mask) in [
-            ("10.244.7.0/24", vec![255, 255, 255, 0]),
-            ("10.244.16.0/20", vec![255, 255, 240, 0]),
-            ("192.0.2.1/32", vec![255, 255, 255, 255]),
-            ("0.0.0.0/0", vec![0, 0, 0, 0]),
-            ("fd00::/61", vec![255, 255, 255, 255, 255, 255, 255, 248, 0, 0, 0, 0, 0, 0, 0, 0]),
+        for (prefix, wanted) in [
+            (24, vec![255, 255, 255, 0]),
+            (20, vec![255, 255, 240, 0]),
+            (32, vec![255, 255, 255, 255]),
+            (0, vec![0, 0, 0, 0]),
+            (61, vec![255, 255, 255, 255, 255, 255, 255, 248, 0, 0, 0, 0, 0, 0, 0, 0]),
         ] {
-            let subnet: Subnet = subnet.parse().unwrap();
-            let mut list = Attrs::default();
-            prefix(&mut list, subnet, 12);
-            let bytes = list.into_bytes();
-            // An attribute of type 4 with one of type 1 in it.
-            let mut wanted = Attrs::default();
-            wanted.nest(4, |it| it.put(1, &mask));
-            let wanted = wanted.into_bytes();
-            assert!(bytes.windows(wanted.len()).any(|it| it == wanted), "{subnet}: {bytes:?}");
+            assert_eq!(mask(prefix, wanted.len()), wanted, "/{prefix}");
         }
     }
 }

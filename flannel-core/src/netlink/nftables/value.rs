@@ -9,10 +9,38 @@ use crate::addr::{Family, Subnet, Vni};
 /// The family of a table, which decides which packets its chains see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableFamily {
-    /// IPv4 and IPv6 packets on their way through the stack.
+    /// IPv4 packets on their way through the stack.
+    Ip,
+    /// IPv6 packets on their way through the stack.
+    Ip6,
+    /// Packets of both.
     Inet,
     /// All frames that come in by one link.
     Netdev,
+}
+
+impl From<Family> for TableFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ip,
+            Family::V6 => Self::Ip6,
+        }
+    }
+}
+
+impl TableFamily {
+    /// All that this crate knows.
+    pub(super) const ALL: [Self; 4] = [Self::Ip, Self::Ip6, Self::Inet, Self::Netdev];
+
+    /// Its name in `nft`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+            Self::Netdev => "netdev",
+        }
+    }
 }
 
 /// A desired table, without the elements of its sets.
@@ -60,15 +88,30 @@ pub(crate) struct Chain {
     pub(crate) rules: Vec<Vec<Term>>,
 }
 
-/// The hook of a chain of type `filter` with policy `accept`.
+/// The hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {
+    /// What its rules can do.
+    pub(crate) kind: HookKind,
     /// `NF_INET_*` (1 is `NF_INET_LOCAL_IN`), or `NF_NETDEV_INGRESS` (0) in [`TableFamily::Netdev`].
     pub(crate) number: u32,
     /// Its priority among the chains of the hook; the smallest comes first.
     pub(crate) priority: i32,
     /// The link whose frames it sees, in [`TableFamily::Netdev`].
     pub(crate) link: Option<String>,
+    /// Whether it drops packets that no rule decides about, instead of accepting them.
+    pub(crate) drops: bool,
+}
+
+/// The type of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HookKind {
+    /// `filter`: it lets packets pass or not.
+    Filter,
+    /// `nat`: it changes the addresses of connections.
+    Nat,
+    /// Another one, or one whose hook can't be read.
+    Other,
 }
 
 /// One term of a rule.
@@ -82,10 +125,12 @@ pub(crate) enum Term {
     UdpPort(u16),
     /// The VXLAN header has this VNI.
     Vni(Vni),
-    /// Its source is in this subnet.
-    Src(Subnet),
-    /// Its destination is in this subnet.
-    Dst(Subnet),
+    /// Its mark has these bits.
+    Marked(u32),
+    /// Its source is in this subnet, or outside of it.
+    Src(Subnet, Sense),
+    /// Its destination is in this subnet, or outside of it.
+    Dst(Subnet, Sense),
     /// Its source is in this set.
     SrcInSet(Family, String),
     /// The packet would not be forwarded as unicast: its destination is this host, a group, or unreachable.
@@ -94,19 +139,41 @@ pub(crate) enum Term {
     Count,
     /// Adds the packet's key to a set, which counts packets for each element.
     Note(Key, String),
+    /// Gives the packet an address of this host as its source, with a source port that is chosen at random or kept.
+    Masquerade {
+        /// Whether it is chosen at random.
+        fully_random: bool,
+    },
     /// The verdict.
     Then(Verdict),
+}
+
+/// Whether what a term says must be true or false.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sense {
+    /// It must be true.
+    Is,
+    /// It must be false.
+    Not,
 }
 
 /// What happens to a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It returns to the chain that jumped here, or is accepted.
-    Return,
+    /// It passes this base chain.
+    Accept,
     /// It is dropped.
     Drop,
-    /// It continues in another chain.
+    /// It returns to the chain that jumped here, or gets the policy of the base chain.
+    Return,
+    /// It meets the next rule.
+    Continue,
+    /// It meets the rules of another chain, and then the next rule here.
     Jump(String),
+    /// It meets the rules of another chain instead of those that follow.
+    Goto(String),
+    /// Something that our rules never do, by its number (`NF_QUEUE` is 3).
+    Other(i32),
 }
 
 /// The text as `nft` would write it. It is the comment of a rule, by which the rule is recognised.
@@ -116,15 +183,36 @@ impl fmt::Display for Term {
             Self::Family(family) | Self::Carries(family) => write!(f, "{family}"),
             Self::UdpPort(port) => write!(f, "udp dport {port}"),
             Self::Vni(vni) => write!(f, "vni {vni}"),
-            Self::Src(subnet) => write!(f, "saddr {subnet}"),
-            Self::Dst(subnet) => write!(f, "daddr {subnet}"),
+            Self::Marked(bits) => write!(f, "mark & {bits:#x} == {bits:#x}"),
+            Self::Src(subnet, sense) => write!(f, "saddr {sense}{subnet}"),
+            Self::Dst(subnet, sense) => write!(f, "daddr {sense}{subnet}"),
             Self::SrcInSet(_, set) => write!(f, "saddr @{set}"),
             Self::StaysHere => f.write_str("not forwarded"),
             Self::Count => f.write_str("count"),
             Self::Note(_, set) => write!(f, "note in @{set}"),
-            Self::Then(Verdict::Return) => f.write_str("return"),
-            Self::Then(Verdict::Drop) => f.write_str("drop"),
-            Self::Then(Verdict::Jump(chain)) => write!(f, "jump {chain}"),
+            Self::Masquerade { fully_random: true } => f.write_str("masquerade fully-random"),
+            Self::Masquerade { fully_random: false } => f.write_str("masquerade"),
+            Self::Then(verdict) => write!(f, "{verdict}"),
+        }
+    }
+}
+
+impl fmt::Display for Sense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Not { "!= " } else { "" })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Return => f.write_str("return"),
+            Self::Continue => f.write_str("continue"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Other(number) => write!(f, "verdict {number}"),
         }
     }
 }
@@ -135,24 +223,13 @@ pub(crate) fn comment(rule: &[Term]) -> String {
     format!("flannel: {}", terms.join(" "))
 }
 
-/// How an observed chain gets its packets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// From other chains.
-    Jumped,
-    /// From a hook, as our chains do.
-    Hooked(Hook),
-    /// From a hook, in a way that we never use.
-    Otherwise,
-}
-
 /// An observed table, without the elements of its sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     /// Whether its chains are switched off.
     pub(crate) is_dormant: bool,
-    /// Its chains by name.
-    pub(crate) chains: Vec<(String, Place)>,
+    /// Its chains by name, and the hooks of base chains.
+    pub(crate) chains: Vec<(String, Option<Hook>)>,
     /// Its sets; `None` for one that can't be ours.
     pub(crate) sets: Vec<Option<Set>>,
     /// The comments of the rules of each chain.
@@ -162,11 +239,8 @@ pub(crate) struct Seen {
 impl Seen {
     /// Whether it has the chains and sets of `table` and no others.
     pub(crate) fn is_built_as(&self, table: &Table) -> bool {
-        let chains = |(name, place): &(String, Place)| {
-            let is = |chain: &Chain| {
-                chain.name == *name && chain.hook.clone().map_or(Place::Jumped, Place::Hooked) == *place
-            };
-            table.chains.iter().any(is)
+        let chains = |(name, hook): &(String, Option<Hook>)| {
+            table.chains.iter().any(|chain| (&chain.name, &chain.hook) == (name, hook))
         };
         let sets = |set: &Option<Set>| set.as_ref().is_some_and(|set| table.sets.contains(set));
         !self.is_dormant
@@ -196,6 +270,19 @@ pub(crate) enum Change<'a> {
     Delete(TableFamily, &'a str),
     /// Replaces the rules of all chains of a table.
     Rules(&'a Table),
+    /// Makes a table with a comment, unless it is there, in which others may have chains, too.
+    Declare(TableFamily, &'a str, &'a str),
+    /// Changes one chain of such a table.
+    Edit {
+        /// The family of the table.
+        family: TableFamily,
+        /// The table.
+        table: &'a str,
+        /// The chain.
+        chain: &'a str,
+        /// The change.
+        edit: Edit<'a>,
+    },
     /// Adds elements to a set of a table of family `inet`. Existing ones stay.
     AddElements {
         /// The table.
@@ -216,7 +303,121 @@ pub(crate) enum Change<'a> {
     },
 }
 
-/// An element of a set.
+/// A change of one chain.
+#[derive(Debug, Clone)]
+pub(crate) enum Edit<'a> {
+    /// Makes a base chain with a comment, unless it is there, and gives it its policy.
+    Declare(Hook, &'a str),
+    /// Removes all rules.
+    Flush,
+    /// Removes the chain, which has no rules.
+    Delete,
+    /// Adds a rule at the end, or before the rule with this handle.
+    Rule(Option<u64>, Vec<Term>),
+    /// Removes the rule with this handle.
+    DeleteRule(u64),
+}
+
+/// A rule as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SeenRule {
+    /// Its number, which stays the same as long as it is there.
+    pub(crate) handle: u64,
+    /// What it does, part by part.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A part of an observed rule: a condition, or what happens when those before it are true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// A property of the packet, under a mask if there is one, is the value or is not.
+    Is {
+        /// The property.
+        what: What,
+        /// Which of its bits count; `None` for all.
+        mask: Option<Vec<u8>>,
+        /// What it is compared with.
+        value: Vec<u8>,
+        /// How.
+        sense: Sense,
+    },
+    /// A property is in a set or is not.
+    In {
+        /// The property.
+        what: What,
+        /// The set.
+        set: String,
+        /// How.
+        sense: Sense,
+    },
+    /// A map gives the verdict for a property; without an entry for it the rule does not match.
+    Map {
+        /// The property.
+        what: What,
+        /// The map.
+        map: String,
+    },
+    /// The verdict.
+    Then(Verdict),
+    /// Masquerading, with `NF_NAT_RANGE_*` flags.
+    Masquerade {
+        /// The flags.
+        flags: u32,
+    },
+    /// It changes the packet's mark.
+    SetsMark,
+    /// It counts, logs, or changes something else that rules don't ask for here.
+    Effect,
+    /// An expression of `iptables`, by its name. Only its own programs know more.
+    Xt {
+        /// Whether it is a target, not a match.
+        is_target: bool,
+        /// `REJECT`, `conntrack`, ..
+        name: String,
+    },
+    /// Another expression, by its name. It may match or not.
+    Other(String),
+}
+
+/// A property of a packet that rules compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// `NFT_META_*`.
+    Meta(u32),
+    /// `NFT_CT_*`, of the connection.
+    Ct(u32),
+    /// Bytes of a header (`NFT_PAYLOAD_*`).
+    Payload {
+        /// Which header.
+        base: u32,
+        /// The first byte.
+        offset: u32,
+        /// How many.
+        len: u32,
+    },
+    /// What the routing table says, by `NFT_FIB_RESULT_*` and `NFTA_FIB_F_*`.
+    Fib {
+        /// What is asked for.
+        result: u32,
+        /// Of which address.
+        flags: u32,
+    },
+    /// Something else, or a combination.
+    Unknown,
+}
+
+/// An element of an observed set or map, as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    /// Its value; empty for the element that stands for all others.
+    pub(crate) key: Vec<u8>,
+    /// Whether it is the first value behind an interval, which begins with the element before it.
+    pub(crate) is_end: bool,
+    /// The verdict, in a map of verdicts.
+    pub(crate) verdict: Option<Verdict>,
+}
+
+/// An element of a set of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// Its address, or the first one.

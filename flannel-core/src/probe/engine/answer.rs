@@ -43,12 +43,10 @@ impl Prober {
         // Without echoes any answer tells the time.
         let has_echo = self.sockets.get(target.family).is_some_and(FamilySockets::has_echo);
         let is_timed = matches!(sent.kind, Kind::Small | Kind::UnderEcho) || !has_echo;
-        let way =
-            if sent.kind.is_underlay() { &mut target.track.underlay } else { &mut target.track.overlay };
         // An answer to a packet sent by hand does not say that pods' packets get there and back, nor one of the link that
         // the node takes packets.
         if !matches!(sent.kind, Kind::Sideways | Kind::AnyMac | Kind::Solicit) {
-            way.answered(is_timed.then_some(rtt), SystemTime::now());
+            target.track.answered(sent.kind.is_underlay(), is_timed.then_some(rtt), SystemTime::now());
         }
         if sent.kind == Kind::Small {
             target.by_errors = arrival.what != What::Reply;

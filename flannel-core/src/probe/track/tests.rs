@@ -35,6 +35,12 @@ impl Course {
             Round::Watch(kinds) => Some(watch(kinds, &all, at)),
             Round::Thorough { largest } => Some((all, largest.map_or(Untried, at))),
         };
+        if network.small == Yes {
+            // What is sent to a peer that comes back waits for its address first.
+            let rtt =
+                if self.track.is_suspect() { Duration::from_millis(900) } else { Duration::from_micros(100) };
+            self.track.answered(false, Some(rtt), wall);
+        }
         let wait = match (&round, answers) {
             (Round::Ladder(sizes), _) => self.track.climb(sizes, passes),
             (_, Some((found, at_largest))) => {
@@ -42,9 +48,6 @@ impl Course {
             }
             (_, None) => unreachable!("only a ladder is climbed"),
         };
-        if network.small == Yes {
-            self.track.overlay.answered(Some(Duration::from_micros(100)), wall);
-        }
         self.now += wait;
         round
     }
@@ -189,6 +192,20 @@ fn a_hole_that_gets_smaller_is_noticed_while_it_is_watched() {
     course.until(Verdict::MtuHole { at_most: 1350 }, &hole(1350));
     (0..20).for_each(|_| _ = course.visit(&hole(1350)));
     course.until(Verdict::MtuHole { at_most: 1200 }, &hole(1200));
+}
+
+/// Late answers of a peer that comes back make the next fault no later to name.
+#[test]
+fn how_long_a_peer_took_to_come_back_is_not_waited_for_later() {
+    let hole = Findings { full: No, largest: Some(1350), ..healthy() };
+    let mut course = Course::new();
+    for _ in 0..20 {
+        course.visit(&healthy());
+        course.until(Verdict::TunnelBlocked, &blocked());
+        course.until(Verdict::Reachable, &healthy());
+    }
+    let took = course.until(Verdict::MtuHole { at_most: 1350 }, &hole);
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[test]

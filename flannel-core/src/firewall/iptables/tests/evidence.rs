@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::super::evidence::Evidence;
 use super::super::variant::{Kind, Usage};
 use super::host::{dump, open, ours, reconcile, sh_both, with};
-use super::{all_of, golden_ranges};
+use super::{all_of, golden_ranges, program};
 use crate::addr::Family;
 use crate::firewall::RuleManager;
 
@@ -87,7 +87,7 @@ async fn moves_to(kind: Kind) {
         }
     };
     let plan = timeout(patiently(Duration::from_secs(30)), noticed).await.unwrap();
-    let programs: Vec<_> = plan.steps.iter().map(|step| step.program).collect();
+    let programs: Vec<_> = plan.steps.iter().map(program).collect();
     let is_of = |at: usize, kind: Kind| programs[at].contains(&format!("-{kind}-"));
     assert!(
         programs.len() == 4 && is_of(0, kind) && is_of(1, kind) && is_of(2, other),

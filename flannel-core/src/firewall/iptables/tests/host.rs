@@ -162,7 +162,7 @@ pub(super) fn ours() -> Ours {
 pub(super) async fn reconcile(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
     let plan = manager.plan(want, ours).await.unwrap();
     for step in &plan.steps {
-        step.run(&Netns::current().unwrap()).await.unwrap_or_else(|error| panic!("{error}\n{}", step.input));
+        step.run(&Netns::current().unwrap()).await.unwrap_or_else(|error| panic!("{error}\n{step:?}"));
     }
     assert_eq!(manager.plan(want, ours).await.unwrap().steps, []);
     plan
@@ -326,7 +326,7 @@ fn what_was_left_in_the_other_variant_goes_after_the_new_rules_came() {
             sh_both(kind, "for i in 1 2 3 4 5 6 7 8 9; do $I -t mangle -A INPUT -i eth$i -j ACCEPT; done");
             let mut manager = open(kind).await;
             let plan = manager.plan(&all_of(golden_ranges()), &ours()).await.unwrap();
-            let programs: Vec<_> = plan.steps.iter().map(|step| step.program.to_owned()).collect();
+            let programs: Vec<_> = plan.steps.iter().map(|step| program(step).to_owned()).collect();
             let programs_of = |kind| Family::ALL.map(|family| command(kind, family) + "-restore");
             assert_eq!(programs, [programs_of(kind), programs_of(other)].concat());
             reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await;
@@ -374,7 +374,7 @@ fn a_table_that_only_nft_can_show_is_an_error_and_not_doubled_rules() {
         // The other family does not wait for it.
         sh(Kind::Nft, Family::V6, "$I -F FLANNEL-FWD");
         let plan = manager.plan(&want, &ours()).await.unwrap();
-        assert_eq!(plan.steps.iter().map(|step| step.program).collect::<Vec<_>>(), ["ip6tables-nft-restore"]);
+        assert_eq!(plan.steps.iter().map(program).collect::<Vec<_>>(), ["ip6tables-nft-restore"]);
         assert_eq!(plan.notes, [error.to_string()]);
         // Who wants nothing is told that something may be left.
         let only_v6 = Wanted { ranges: PerFamily { v4: None, ..golden_ranges() }, ..want };

@@ -38,7 +38,7 @@ fn plain_names_will_do() {
             Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
         assert!(manager.choice().contains("(legacy)"), "{}", manager.choice());
         let plan = reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await;
-        let programs: Vec<_> = plan.steps.iter().map(|step| step.program).collect();
+        let programs: Vec<_> = plan.steps.iter().map(program).collect();
         assert_eq!(programs, ["iptables-restore", "ip6tables-restore"]);
     });
 }

@@ -1,4 +1,4 @@
-//! Rules in the real kernel, by the real nft.
+//! Rules in the real kernel, of which the real nft is the judge.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,9 +10,12 @@ use flannel_lab::wait::patiently;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Nftables;
-use crate::addr::PerFamily;
-use crate::firewall::rules::{Ours, Range, Wanted};
-use crate::firewall::{Firewall, Managers, Plan, RuleManager};
+use super::super::command::text;
+use super::super::seen::{read, rule};
+use crate::addr::{Family, PerFamily};
+use crate::firewall::rules::{Ours, Range, Rule, Wanted};
+use crate::firewall::{Firewall, FirewallError, Managers, Plan, RuleManager};
+use crate::netlink::nftables::NfTables;
 use crate::netns::Netns;
 
 /// Rules of others around and among the names of ours.
@@ -198,6 +201,93 @@ fn rules_of_others_in_our_chains_stay_where_they_are() {
         apply(&mut nftables, &Wanted::default(), &both).await;
         assert_eq!(theirs(), before, "all that is left");
         assert!(ruleset().contains("chain theirs") && !ruleset().contains("10.244."));
+    });
+}
+
+/// Reads the only rule of our chain for masquerading.
+async fn only_rule(text: &str) -> Option<Rule> {
+    let chain = "ip flannel-ipv4 postrtg";
+    nft(&format!(
+        "add table ip flannel-ipv4\nadd chain {chain} {{ type nat hook postrouting priority 100; }}\n\
+         add set ip flannel-ipv4 s {{ type ipv4_addr; }}\nflush chain {chain}\nadd rule {chain} {text}\n"
+    ));
+    let mut kernel = NfTables::open().unwrap();
+    let seen = read(&mut kernel, Family::V4).await.unwrap().expect("there is a table");
+    assert!(seen.other, "the set is not ours");
+    let [chain] = &seen.chains[..] else { panic!("{seen:?}") };
+    let [seen] = &chain.rules[..] else { panic!("{seen:?}") };
+    rule(Family::V4, seen)
+}
+
+#[test]
+fn rules_in_the_form_of_ours_are_recognised_and_no_others() {
+    with_nft(test_name!(), || async {
+        for ours in [
+            "return",
+            "meta mark 0x4000 return",
+            "meta mark & 0x4000 == 0x4000 return",
+            "ip saddr 10.1.7.9 accept",
+            "ip saddr 10.1.7.0/24 ip daddr 10.1.0.0/16 return",
+            "ip saddr != 10.1.16.0/20 ip daddr 10.0.0.0/8 return",
+            "ip daddr != 224.0.0.0/4 masquerade",
+            "ip saddr 10.1.0.0/17 masquerade fully-random",
+        ] {
+            let rule = only_rule(ours).await.unwrap_or_else(|| panic!("{ours}"));
+            assert_eq!(text(&rule).replace("/32 ", " "), ours);
+        }
+        for others in [
+            "counter accept",
+            "drop",
+            "ip saddr 10.0.0.1",
+            "ip saddr < 10.0.0.1 accept",
+            "ip saddr 10.0.0.1-10.0.0.9 accept",
+            "ip saddr @s accept",
+            "ip saddr { 10.0.0.1, 10.0.0.2 } accept",
+            "ip saddr 10.0.0.1 ip saddr 10.0.0.1 accept",
+            "ip saddr & 255.0.255.0 == 10.0.7.0 accept",
+            "ip protocol tcp accept",
+            "meta mark 0x8000 return",
+            "meta mark != 0x4000 return",
+            "meta mark & 0xc000 == 0x4000 return",
+            "meta oif lo return",
+            "masquerade random",
+            "masquerade random,fully-random",
+            "ip protocol tcp masquerade to :1024",
+            "log return",
+            "snat to 192.0.2.1",
+            "jump postrtg2",
+        ] {
+            nft("add table ip flannel-ipv4; add chain ip flannel-ipv4 postrtg2\n");
+            assert_eq!(only_rule(others).await, None, "{others}");
+        }
+    });
+}
+
+/// Chains of a dormant table are switched off.
+#[test]
+fn a_dormant_table_is_switched_on() {
+    with_nft(test_name!(), || async {
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        apply(&mut nftables, &all(golden_ranges()), &ours()).await;
+        nft("add table ip flannel-ipv4 { flags dormant; }\n");
+        let plan = apply(&mut nftables, &all(golden_ranges()), &ours()).await;
+        assert_eq!(plan.steps[0].commands.len(), 1, "{plan:?}");
+        assert!(!ruleset().contains("dormant"));
+    });
+}
+
+/// What was planned before somebody's change is not carried out after it, but planned anew.
+#[test]
+fn an_outdated_plan_is_refused() {
+    with_nft(test_name!(), || async {
+        let (want, ours) = (all(golden_ranges()), ours());
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let plan = nftables.plan(&want, &ours).await.unwrap();
+        nft("add table inet other\n");
+        let refused = nftables.apply(&plan.steps[0]).await.unwrap_err();
+        assert!(matches!(refused, FirewallError::Outdated), "{refused}");
+        assert!(!ruleset().contains("flannel"));
+        apply(&mut nftables, &want, &ours).await;
     });
 }
 

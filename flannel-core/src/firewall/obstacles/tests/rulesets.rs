@@ -1,40 +1,17 @@
 //! Rule sets as firewalls really lay them.
 
-use std::collections::BTreeMap;
+use flannel_lab::test_name;
 
-use serde_json::{Value, json};
-
-use super::super::chain::{Chain, Policy};
-use super::super::nft;
 use super::*;
-
-/// The tables of a whole listing, chain by chain as it would be read.
-fn listed(json: &str) -> Vec<Table> {
-    let whole: Value = serde_json::from_str(json).unwrap();
-    let entries = whole["nftables"].as_array().unwrap();
-    let bases = nft::bases(json).unwrap();
-    let mut tables: BTreeMap<TableName, Vec<Chain>> = BTreeMap::new();
-    for chain in entries.iter().filter_map(|entry| entry.get("chain")) {
-        let [family, table, name] =
-            ["family", "table", "name"].map(|key| chain[key].as_str().unwrap().to_owned());
-        let base = bases.iter().find(|it| (&it.family, &it.table, &it.chain) == (&family, &table, &name));
-        let rules: Vec<_> = entries.iter().filter(|entry| entry["rule"]["chain"] == name.as_str()).collect();
-        let (rules, _) = nft::rules(&json!({"nftables": rules}).to_string()).unwrap();
-        let policy = base.map(|base| if base.drops { Policy::Drop } else { Policy::Accept });
-        let table = TableName { realm: Realm::NfTables, family, name: table };
-        tables.entry(table).or_default().push(Chain { name, policy, rules });
-    }
-    tables.into_iter().map(|(name, chains)| Table { name, chains }).collect()
-}
 
 /// Who is cut: `o` what goes out to peers, `i` what comes in from them, `w` the world; or the answers to it.
 #[test]
 fn what_nftables_cuts() {
-    for (name, ruleset, want) in [
+    const RULESETS: [(&str, &str, &[&str]); 9] = [
         (
             "firewalld, whose last rules reject",
             include_str!("rulesets/firewalld.json"),
-            &["firewalld filter_FORWARD by rule of filter_FWD_public 4:oiw 6:oiw"][..],
+            &["firewalld filter_FORWARD by rule of filter_FWD_public 4:oiw 6:oiw"],
         ),
         ("firewalld that trusts pods", include_str!("rulesets/firewalld-trusted.json"), &[]),
         (
@@ -60,9 +37,12 @@ fn what_nftables_cuts() {
             include_str!("rulesets/one-way.json"),
             &["fw forward by rule of forward 4:i"],
         ),
-    ] {
-        assert_eq!(said(&listed(ruleset)), want, "{name}");
-    }
+    ];
+    with_tables(test_name!(), async |host| {
+        for (name, ruleset, want) in RULESETS {
+            assert_eq!(said(&host.tables(ruleset).await), want, "{name}");
+        }
+    });
 }
 
 #[test]
@@ -93,6 +73,14 @@ fn what_iptables_cuts() {
 
 #[test]
 fn an_operator_is_told_where_and_what_to_do() {
+    with_tables(test_name!(), async |host| {
+        let firewalld = host.tables(include_str!("rulesets/firewalld.json")).await;
+        let server = host.tables(include_str!("rulesets/server.json")).await;
+        is_told(&firewalld, &server);
+    });
+}
+
+fn is_told(firewalld: &[Table], server: &[Table]) {
     let obstacle = |tables: &[Table], listing: &str| {
         let found = all_of(tables).remove(0);
         let advice = advice(&tables[0], &found, &ranges());
@@ -101,10 +89,11 @@ fn an_operator_is_told_where_and_what_to_do() {
         Obstacle { realm, family, table: name, chain: base, ends_in: cut.chain, rule, cuts, advice }
             .to_string()
     };
-    let tables = listed(include_str!("rulesets/firewalld.json"));
-    let Some(RuleName::Handle(handle)) = all_of(&tables).remove(0).cut.rule else { panic!("{tables:?}") };
+    let Some(RuleName::Handle(handle)) = all_of(firewalld).remove(0).cut.rule else {
+        panic!("{firewalld:?}")
+    };
     let text = obstacle(
-        &tables,
+        firewalld,
         &format!("chain x {{\n\t\treject with icmpx admin-prohibited # handle {handle}\n}}"),
     );
     assert_eq!(
@@ -135,7 +124,7 @@ fn an_operator_is_told_where_and_what_to_do() {
             "{text}"
         );
     }
-    let server = obstacle(&listed(include_str!("rulesets/server.json")), "");
+    let server = obstacle(server, "");
     assert!(
         server.contains("`nft insert rule inet filter forward ip saddr 10.244.0.0/16 accept`"),
         "{server}"

@@ -1,12 +1,13 @@
 //! Single rules, and the limits of what is known.
 
+use flannel_lab::test_name;
 use proptest::prelude::*;
-use serde_json::json;
 
-use super::super::chain::{Chain, Policy, Side, Test};
+use super::super::chain::{Side, Test};
 use super::super::nft;
 use super::super::packet::{End, LinkName, Packet, Role, Truth};
 use super::*;
+use crate::netlink::nftables::{Hook, HookKind, TableFamily};
 
 /// Where FORWARD's policy is DROP, a rule that surely accepts pods helps; one that may does not accuse.
 #[test]
@@ -131,81 +132,122 @@ fn before_there_are_pods_or_without_an_overlay_device_names_of_others_still_deci
 
 #[test]
 fn chains_that_forwarded_packets_enter() {
-    let chain = |family: &str, kind: &str, hook: &str, policy: &str| {
-        json!({"chain": {"family": family, "table": "t", "name": "c", "handle": 1, "type": kind,
-                         "hook": hook, "prio": 0, "policy": policy}})
+    let base = |family, kind, number, drops| {
+        let hook = Hook { kind, number, priority: 0, link: None, drops };
+        nft::base(family, "t".to_owned(), "c".to_owned(), Some(&hook)).map(|base| base.drops)
     };
-    let listing = json!({"nftables": [
-        {"metainfo": {"version": "1.0.6"}},
-        chain("ip", "filter", "forward", "drop"),
-        chain("ip", "filter", "input", "drop"),
-        chain("inet", "filter", "postrouting", "accept"),
-        chain("bridge", "filter", "forward", "drop"),
-        chain("ip6", "nat", "postrouting", "drop"),
-        {"chain": {"family": "ip", "table": "filter", "name": "plain"}},
-    ]});
-    let bases = nft::bases(&listing.to_string()).unwrap();
-    let bases: Vec<_> = bases.iter().map(|base| (base.family.as_str(), base.drops)).collect();
-    assert_eq!(bases, [("ip", true), ("inet", false)]);
-    assert!(nft::bases("[").is_err() && nft::bases("").unwrap().is_empty());
+    let (filter, forward) = (HookKind::Filter, 2);
+    assert_eq!(base(TableFamily::Ip, filter, forward, true), Some(true));
+    assert_eq!(base(TableFamily::Ip, filter, 1, true), None, "what is for this host");
+    assert_eq!(base(TableFamily::Inet, filter, 4, false), Some(false));
+    assert_eq!(base(TableFamily::Netdev, filter, 0, true), None);
+    assert_eq!(base(TableFamily::Ip6, HookKind::Nat, 4, true), None);
+    assert_eq!(nft::base(TableFamily::Ip, "t".to_owned(), "c".to_owned(), None), None);
 }
 
 /// Conditions of nftables, and whether they hold for what a pod sends to a peer first.
 #[test]
 fn conditions_of_nftables() {
-    let payload = |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
-    let meta = |key: &str| json!({"meta": {"key": key}});
-    let ct = |key: &str| json!({"ct": {"key": key}});
-    let prefix = |addr: &str, len: u8| json!({"prefix": {"addr": addr, "len": len}});
-    let (links, truths) = (links(), [Truth::No, Truth::Maybe, Truth::Yes]);
-    let [no, maybe, yes] = truths;
-    let packet = Packet {
-        family: Family::V4,
-        range: ranges().v4.unwrap(),
-        from: End::Pod,
-        to: End::Peer,
-        is_new: true,
-        links: &links,
-    };
-    for (left, op, right, want) in [
-        (payload("ip", "saddr"), "==", prefix("10.244.0.0", 16), yes),
-        (payload("ip", "saddr"), "!=", prefix("10.244.0.0", 16), no),
-        (payload("ip", "saddr"), "==", json!("10.244.7.3"), maybe),
-        (payload("ip", "daddr"), "==", prefix("10.244.7.0", 24), no),
-        (payload("ip", "daddr"), "==", json!({"set": ["10.9.9.9", prefix("10.244.0.0", 16)]}), yes),
-        (payload("ip", "daddr"), "==", json!("@friends"), maybe),
-        (payload("ip", "daddr"), "==", json!({"range": ["10.0.0.1", "10.0.0.9"]}), maybe),
-        (payload("ip6", "daddr"), "!=", prefix("fd00::", 8), no),
-        (payload("ip", "protocol"), "==", json!("tcp"), yes),
-        (payload("ip", "protocol"), "==", json!({"set": ["udp", "sctp"]}), no),
-        (payload("tcp", "dport"), "==", json!(22), maybe),
-        (payload("udp", "dport"), "==", json!(53), no),
-        (meta("l4proto"), "==", json!({"set": ["tcp", "udp"]}), yes),
-        (meta("l4proto"), "!=", json!("tcp"), no),
-        (meta("nfproto"), "==", json!("ipv4"), yes),
-        (meta("nfproto"), "!=", json!("ipv4"), no),
-        (meta("protocol"), "==", json!("ip6"), no),
-        (meta("iifname"), "==", json!("cni0"), yes),
-        (meta("iifname"), "==", json!({"set": ["eth0", "docker0"]}), no),
-        (meta("oifname"), "==", json!("flannel*"), yes),
-        (meta("oif"), "!=", json!("eth0"), yes),
-        (meta("iifkind"), "==", json!("veth"), maybe),
-        (meta("mark"), "==", json!(0x4000), maybe),
-        (json!({"&": [meta("mark"), 0x4000]}), "==", json!(0x4000), no),
-        (ct("state"), "in", json!("new"), yes),
-        (ct("state"), "in", json!(["established", "related"]), no),
-        (ct("state"), "!=", json!("new"), no),
-        (ct("status"), "in", json!("dnat"), no),
-        (ct("mark"), "==", json!(5), maybe),
-        (json!({"fib": {"result": "type", "flags": ["daddr"]}}), "==", json!("local"), no),
-        (json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}), "==", json!(false), maybe),
-        (payload("ip", "ttl"), "<", json!(9), maybe),
-    ] {
-        let condition = json!({"match": {"left": left, "op": op, "right": right}});
-        let rule = json!({"rule": {"handle": 1, "expr": [condition, {"accept": null}]}});
-        let (rules, _) = nft::rules(&json!({"nftables": [rule]}).to_string()).unwrap();
-        assert_eq!(rules[0].is_about(&packet, false), want, "{condition}");
-    }
+    const CONDITIONS: [(&str, Truth); 53] = [
+        ("ip saddr 10.244.0.0/16", Truth::Yes),
+        ("ip saddr != 10.244.0.0/16", Truth::No),
+        ("ip saddr 10.244.7.3", Truth::Maybe),
+        ("ip saddr 10.244.0.0/18", Truth::Yes),
+        ("ip saddr & 255.255.0.255 == 10.244.0.1", Truth::Maybe),
+        ("ip daddr 10.244.7.0/24", Truth::No),
+        ("ip daddr { 10.9.9.9, 10.244.0.0/16 }", Truth::Yes),
+        ("ip daddr != { 10.9.9.9, 10.244.0.0/16 }", Truth::No),
+        ("ip daddr { 10.8.0.0-10.9.255.255, 10.244.0.0/16 }", Truth::Yes),
+        ("ip daddr { 10.9.9.9, 10.9.9.11 }", Truth::No),
+        ("ip daddr { 10.9.0.5-10.9.0.9, 10.244.0.0/16 }", Truth::Maybe),
+        ("ip saddr 10.244.7.3 ip daddr 10.9.9.9", Truth::No),
+        ("ip saddr 10.244.7.3 ip daddr 10.244.8.3", Truth::Maybe),
+        ("ip saddr . ip daddr { 10.9.9.9 . 10.9.9.8 }", Truth::Maybe),
+        ("ip daddr @friends", Truth::Maybe),
+        ("ip daddr 10.0.0.1-10.0.0.9", Truth::Maybe),
+        ("ip6 daddr != fd00::/8", Truth::No),
+        ("ip protocol tcp", Truth::Yes),
+        ("ip protocol { udp, sctp }", Truth::No),
+        ("tcp dport 22", Truth::Maybe),
+        ("tcp dport { 22, 80 }", Truth::Maybe),
+        ("udp dport 53", Truth::No),
+        ("meta l4proto { tcp, udp }", Truth::Yes),
+        ("meta l4proto != tcp", Truth::No),
+        ("meta nfproto ipv4", Truth::Yes),
+        ("meta nfproto != ipv4", Truth::No),
+        ("meta protocol ip6", Truth::No),
+        ("iifname cni0", Truth::Yes),
+        ("iifname { eth0, docker0 }", Truth::No),
+        ("iifname != { eth0, docker0 }", Truth::Yes),
+        ("oifname \"flannel*\"", Truth::Yes),
+        ("oifname \"f*\" iifname \"eth*\"", Truth::No),
+        ("oif != eth0", Truth::Yes),
+        ("iif cni0", Truth::Yes),
+        ("iif { cni0, eth0 }", Truth::Yes),
+        ("meta iifkind \"veth\"", Truth::Maybe),
+        ("meta mark 0x4000", Truth::Maybe),
+        ("meta mark & 0x4000 == 0x4000", Truth::No),
+        ("meta mark & 0x4000 == 0", Truth::Yes),
+        ("meta mark | 0x4000 == 0x4000", Truth::Maybe),
+        ("ct state new", Truth::Yes),
+        ("ct state established,related", Truth::No),
+        ("ct state != new", Truth::No),
+        ("ct state { new, established }", Truth::Yes),
+        ("ct status dnat", Truth::No),
+        ("ct mark 5", Truth::Maybe),
+        ("ct original ip saddr 10.244.7.3", Truth::Maybe),
+        ("fib daddr type local", Truth::No),
+        ("fib daddr type != local", Truth::Yes),
+        ("fib saddr . iif oif missing", Truth::Maybe),
+        ("ip ttl < 9", Truth::Maybe),
+        ("limit rate 3/minute", Truth::Maybe),
+        ("counter log prefix \"x\" meta mark set 0 ct mark set 7", Truth::Yes),
+    ];
+    with_tables(test_name!(), async |host| {
+        let links = links();
+        let packet = Packet {
+            family: Family::V4,
+            range: ranges().v4.unwrap(),
+            from: End::Pod,
+            to: End::Peer,
+            is_new: true,
+            links: &links,
+        };
+        for (condition, want) in CONDITIONS {
+            let script = format!(
+                "table inet t {{ set friends {{ type ipv4_addr; }}\n \
+                 chain c {{ type filter hook forward priority 0; policy drop; {condition} accept\n}}\n }}"
+            );
+            let tables = host.tables(&script).await;
+            let rule = &tables[0].chains[0].rules[0];
+            assert_eq!(rule.is_about(&packet, false), want, "{condition}: {rule:?}");
+        }
+    });
+}
+
+/// Maps of verdicts are as many rules as they have elements.
+#[test]
+fn maps_of_verdicts() {
+    with_tables(test_name!(), async |host| {
+        for (rules, want) in [
+            ("ct state vmap { established : accept, new : accept, invalid : drop }", &[][..]),
+            ("ct state vmap { established : accept, invalid : drop }", &["t c by policy 4:oiw 6:oiw"]),
+            ("ip saddr vmap { 10.244.0.0/16 : accept, * : accept }", &["t c by policy 6:oiw"]),
+            ("iifname vmap { docker0 : accept, eth7 : accept }", &["t c by policy 4:oiw 6:oiw"]),
+            (
+                "iifname vmap { docker0 : accept, cni0 : goto last, flannel.1 : goto last }",
+                &["t c by rule of last 4:oiw 6:oiw"],
+            ),
+            ("tcp dport vmap { 22 : accept, 80 : jump last }", &[]),
+            ("ip daddr vmap @known", &["t c by policy 6:oiw"]),
+        ] {
+            let script = format!(
+                "table inet t {{ map known {{ type ipv4_addr : verdict; }}\n chain last {{ drop\n}}\n \
+                 chain c {{ type filter hook forward priority 0; policy drop; {rules}\n}}\n }}"
+            );
+            assert_eq!(said(&host.tables(&script).await), want, "{rules}");
+        }
+    });
 }
 
 #[test]
@@ -254,14 +296,7 @@ fn large_and_tangled_rule_sets_cost_little() {
 
 proptest! {
     #[test]
-    fn never_panics(text in ".*", rule in "(-[sdijgmp]|! -s|--mark|--ctstate|-j) [ -~]{0,20}", key in "[a-z]{1,8}", value in "[0-9a-z.:/@*]{0,9}") {
-        let _ = (nft::bases(&text), nft::rules(&text), saved(&text));
-        let _ = said(&forward("DROP", &[&format!("-A FORWARD {rule}")]));
-        let expressions = json!([{"match": {"op": "==", "left": {"meta": {"key": &key}}, "right": &value}},
-            {"vmap": {"key": {"payload": {"protocol": "ip", "field": &key}}, "data": {"set": [[&value, {&key: null}]]}}}, {&key: &value}]);
-        let rule = json!({"nftables": [{"rule": {"handle": 1, "expr": expressions}}]});
-        let (rules, _) = nft::rules(&rule.to_string()).unwrap();
-        let name = TableName { realm: Realm::NfTables, family: "inet".into(), name: "t".into() };
-        let _ = said(&[Table { name, chains: vec![Chain { name: "c".into(), policy: Some(Policy::Drop), rules }] }]);
+    fn never_panics(text in ".*", rule in "(-[sdijgmp]|! -s|--mark|--ctstate|-j) [ -~]{0,20}") {
+        let _ = (saved(&text), said(&forward("DROP", &[&format!("-A FORWARD {rule}")])));
     }
 }
