@@ -1,6 +1,6 @@
 //! Shows what would be done so that pods of a node reach the world: `cargo run --example firewall -- 10.244.0.0/16 10.244.7.0/24`.
 //!
-//! Nothing is changed; needs root to look, and nft or iptables.
+//! Nothing is changed; needs root to look.
 
 use std::error::Error;
 use std::time::Duration;
@@ -23,11 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let wanted = Wanted::of(ranges).masquerading(true).forwarding();
 
     let netns = Netns::current()?;
-    let mut managers: Vec<Box<dyn RuleManager>> = Vec::new();
-    match Nftables::open(&netns).await {
-        Ok(nftables) => managers.push(Box::new(nftables)),
-        Err(error) => println!("nftables: {error}"),
-    }
+    let mut managers: Vec<Box<dyn RuleManager>> = vec![Box::new(Nftables::open(&netns))];
     match Iptables::open(&netns, &[family], Duration::from_secs(5)).await {
         Ok(iptables) => managers.push(Box::new(iptables)),
         Err(error) => println!("iptables: {error}"),

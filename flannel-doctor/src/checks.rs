@@ -107,8 +107,8 @@ pub const CHECKS: &[Check] = checks![
     "Do packets between pods of this node pass the firewall, as Services need it?",
     "Load `br_netfilter`; set `bridge-nf-call-iptables` to 1.";
     "firewall-programs", firewall::programs,
-    "Is nft or iptables installed?",
-    "Install nftables or iptables.";
+    "Is iptables installed, or does the kernel keep nf_tables rules, for which no program is needed?",
+    "Load `nf_tables`, `nft_masq` and `nft_chain_nat`, or install iptables.";
     "firewall-variants", firewall::variants,
     "Do both variants of iptables have rules, which don't see each other?",
     "Let all programs use one variant.";

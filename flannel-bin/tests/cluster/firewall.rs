@@ -3,6 +3,7 @@
 mod around;
 mod first_process;
 mod keeping;
+mod lacking;
 mod packets;
 
 use std::net::IpAddr;

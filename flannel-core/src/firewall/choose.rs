@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::iptables::{Iptables, may_have_rules};
 use super::manager::{FirewallError, RuleManager};
-use super::nft::Nftables;
+use super::nft::{self, Nftables};
 use super::obstacles::Surroundings;
 use crate::addr::Family;
 use crate::netns::Netns;
@@ -50,7 +50,7 @@ impl Unused {
     /// Opens the manager; `None` if it has no rules, or if it is not installed, so that its rules can't be removed.
     pub(super) async fn open(&mut self) -> Result<Option<&mut (dyn RuleManager + 'static)>, FirewallError> {
         let opened = match self {
-            Self::Nftables(netns) => boxed(Nftables::open(netns).await),
+            Self::Nftables(netns) => Ok(Box::new(Nftables::open(netns)) as Box<dyn RuleManager>),
             Self::Iptables(netns) if !may_have_rules(netns).await => return Ok(None),
             Self::Iptables(netns) => boxed(Iptables::open(netns, &[], resync::PERIOD).await),
             Self::Open(manager) => return Ok(Some(manager.as_mut())),
@@ -124,17 +124,16 @@ impl Managers {
             Self { unused, ..Self::new(Some(Box::new(nftables)), Vec::new(), choice) }
         };
         match choice {
-            ManagerChoice::Nftables => {
-                Ok(by_nftables(Nftables::open(netns).await?, "EnableNFTables is true"))
-            }
+            ManagerChoice::Nftables => Ok(by_nftables(Nftables::open(netns), "EnableNFTables is true")),
             ManagerChoice::Iptables => {
                 Ok(by_iptables(Iptables::open(netns, families, resync).await?, "EnableNFTables is false"))
             }
             ManagerChoice::Either => match Iptables::open(netns, families, resync).await {
                 Ok(iptables) => Ok(by_iptables(iptables, "EnableNFTables is not in the network config")),
-                Err(FirewallError::Missing { .. }) => {
-                    Ok(by_nftables(Nftables::open(netns).await?, "iptables is not installed"))
-                }
+                Err(FirewallError::Missing { .. }) => match nft::tables(netns).await {
+                    Err(FirewallError::NoNfTables(_)) => Err(FirewallError::Neither),
+                    _ => Ok(by_nftables(Nftables::open(netns), "iptables is not installed")),
+                },
                 Err(error) => Err(error),
             },
         }

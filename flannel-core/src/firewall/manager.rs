@@ -100,6 +100,12 @@ pub enum FirewallError {
         /// The package that contains it.
         package: &'static str,
     },
+    /// There is nothing to keep rules with.
+    #[error(
+        "iptables is not installed (Debian and Red Hat package iptables), and the kernel has no nf_tables (`modprobe \
+         nf_tables`)"
+    )]
+    Neither,
     /// A program can't be run.
     #[error("can't run {command}")]
     Run {
@@ -128,6 +134,12 @@ pub enum FirewallError {
     /// The agent lacks the capability to change rules.
     #[error("capability CAP_NET_ADMIN is missing, which nftables needs")]
     NotPermitted(#[source] KernelError),
+    /// A table of ours belongs to another process, as long as that runs.
+    #[error(
+        "table flannel-ipv4 or flannel-ipv6 belongs to another process, which alone may change it (`nft list tables` and \
+         `nft list table` show `flags owner`): end that process"
+    )]
+    Owned(#[source] KernelError),
     /// Somebody changed rules after they were read. They are read again.
     #[error("rules of nf_tables were changed all the time while they were compared; this is tried again")]
     Outdated,

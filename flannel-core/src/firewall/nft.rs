@@ -16,17 +16,18 @@ use tracing::debug;
 
 use self::command::{Command, family_of, table_name};
 use super::manager::{FirewallError, Plan, RuleManager, Step, Work};
-use super::rules::{Ours, Wanted};
-use crate::addr::Family;
+use super::rules::{Ours, Rule, Verdict, Wanted};
+use crate::addr::{Family, Subnet};
 use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, NfTables};
+use crate::netlink::nftables::{Change, NfTables, TableFamily};
 use crate::netlink::{RulesetChange, RulesetEvents};
 use crate::netns::Netns;
 
 /// Keeps rules in tables of our own.
 pub struct Nftables {
     netns: Netns,
-    kernel: NfTables,
+    /// `None` until the kernel has `nf_tables`.
+    kernel: Option<NfTables>,
     /// `None` while the kernel sends no notifications.
     events: Option<RulesetEvents>,
 }
@@ -43,9 +44,49 @@ impl Nftables {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub async fn open(netns: &Netns) -> Result<Self, FirewallError> {
-        Ok(Self { netns: netns.clone(), kernel: open(netns)?, events: listen(netns) })
+    pub fn open(netns: &Netns) -> Self {
+        Self { netns: netns.clone(), kernel: None, events: listen(netns) }
     }
+
+    fn kernel(&mut self) -> Result<&mut NfTables, FirewallError> {
+        let kernel = match self.kernel.take() {
+            Some(kernel) => kernel,
+            None => open(&self.netns)?,
+        };
+        Ok(self.kernel.insert(kernel))
+    }
+}
+
+/// The tables of the families `ip`, `ip6` and `inet` in a network namespace, whoever made them, as `nft` names them:
+/// `ip filter`. It fails if the kernel has no `nf_tables`, or if this process may not ask.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime with I/O and time.
+pub async fn tables(netns: &Netns) -> Result<Vec<String>, FirewallError> {
+    let mut kernel = open(netns)?;
+    let mut tables = Vec::new();
+    for family in [TableFamily::Ip, TableFamily::Ip6, TableFamily::Inet] {
+        let names = kernel.names(family).await.map_err(lacking)?;
+        tables.extend(names.into_iter().map(|name| format!("{} {name}", family.name())));
+    }
+    Ok(tables)
+}
+
+/// Whether a rule of ours in a network namespace gives packets of this network's pods another source.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime with I/O and time.
+pub async fn masquerades(netns: &Netns, network: Subnet) -> Result<bool, FirewallError> {
+    let family = network.family();
+    let seen = seen::read(&mut open(netns)?, family).await.map_err(lacking)?;
+    let rules = seen.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
+    let is_it = |rule: Rule| {
+        let from_pods = rule.src.is_some_and(|src| src.subnet == network && !src.outside);
+        from_pods && matches!(rule.verdict, Verdict::Masquerade { .. })
+    };
+    Ok(rules.filter_map(|rule| seen::rule(family, rule)).any(is_it))
 }
 
 /// Changes of our tables that the kernel carries out together or not at all.
@@ -67,6 +108,8 @@ impl Transaction {
         let done = kernel.transact_on(Some(self.generation), "change rules of nf_tables", &changes).await;
         done.map_err(|error| match error.errno() {
             Some(libc::ERESTART) => FirewallError::Outdated,
+            // Who may not change any rules may not read them either.
+            Some(libc::EPERM) => FirewallError::Owned(error),
             _ => lacking(error),
         })
     }
@@ -92,10 +135,11 @@ impl RuleManager for Nftables {
         }
         let mut plan = Plan::default();
         // What is read later than this is of this generation, or the transaction is refused.
-        let generation = self.kernel.generation().await.map_err(lacking)?;
+        let kernel = self.kernel()?;
+        let generation = kernel.generation().await.map_err(lacking)?;
         let mut commands = Vec::new();
         for family in Family::ALL {
-            let seen = seen::read(&mut self.kernel, family).await.map_err(lacking)?;
+            let seen = seen::read(kernel, family).await.map_err(lacking)?;
             let changes = plan::changes(family, want, seen.as_ref(), ours);
             commands.extend(changes.commands);
             plan.notes.extend(changes.notes);
@@ -110,7 +154,7 @@ impl RuleManager for Nftables {
 
     async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
         match &step.work {
-            Work::Transaction(transaction) => transaction.run_by(&mut self.kernel).await,
+            Work::Transaction(transaction) => transaction.run_by(self.kernel()?).await,
             Work::Program { .. } => step.run(&self.netns).await,
         }
     }

@@ -1,16 +1,15 @@
 //! The firewalls of this host.
 
 use flannel_core::addr::{Family, PerFamily, Subnet};
+use flannel_core::error::chain;
 use flannel_core::firewall::iptables::{self, UnseenRules};
-use flannel_core::firewall::obstacles;
 use flannel_core::firewall::rules::{Range, Wanted};
+use flannel_core::firewall::{FirewallError, nft, obstacles};
 
 use super::kernel::NET_RAW;
 use crate::facts::{Facts, capabilities};
 use crate::finding::{Checked, Finding, Skip, is_denied};
-
-/// The programs that keep rules.
-const PROGRAMS: [&str; 2] = ["nft", "iptables"];
+use crate::host::{Trial, Tried};
 
 /// Chains of others that drop what pods send.
 pub(super) async fn forward_chains(facts: &Facts) -> Checked {
@@ -19,10 +18,7 @@ pub(super) async fn forward_chains(facts: &Facts) -> Checked {
     if ranges.is_empty() {
         return Err(Skip::new("neither state file nor subnet file names a network and a subnet"));
     }
-    if !has_any(facts, &PROGRAMS).await {
-        return Err(Skip::new("neither nft nor iptables is installed here, so no rules can be read"));
-    }
-    readable(facts).await?;
+    tables(facts).await?;
     let world = facts.subnet_value("FLANNEL_IPMASQ").as_deref() == Some("true");
     let mut want = Wanted::default();
     (want.ranges, want.masquerade) = (ranges, world);
@@ -41,21 +37,17 @@ pub(super) async fn forward_chains(facts: &Facts) -> Checked {
     Ok(Finding::of_all(found, || "no chain surely drops what pods send to nodes or to the world".to_owned()))
 }
 
-/// Fails if this process may not see the rules of this host: then what it does not see may be there.
-async fn readable(facts: &Facts) -> Result<(), Skip> {
-    // Without nft, iptables shows the rules of both variants.
-    for (program, args) in [("nft", ["list", "tables"]), ("iptables-save", ["-t", "filter"])] {
-        let Ok(ran) = facts.host.run(program, &args).await else { continue };
-        let is_denied = ["not permitted", "denied", "must be root"].iter().any(|part| ran.err.contains(part));
-        if !ran.status.success() && is_denied {
-            let said = ran.err.trim().replace('\n', "; ");
-            return Err(Skip::denied(format!(
-                "this user may not see the rules of this host ({program}: {said})"
-            )));
+/// The tables of `nf_tables`, as `nft` names them; none on a kernel without. It fails if this process may not see the rules of
+/// this host: then what it does not see may be there.
+async fn tables(facts: &Facts) -> Result<Vec<String>, Skip> {
+    match nft::tables(facts.host.netns()).await {
+        Err(FirewallError::NotPermitted(error)) => {
+            Err(Skip::denied(format!("this user may not see the rules of this host ({})", chain(&error))))
         }
-        return Ok(());
+        Err(FirewallError::NoNfTables(_)) => Ok(Vec::new()),
+        tables => tables
+            .map_err(|error| Skip::new(format!("the rules of this host can't be read: {}", chain(&error)))),
     }
-    Ok(())
 }
 
 /// Fails if there may be rules of iptables' legacy variant that this process can't see.
@@ -78,30 +70,24 @@ async fn legacy_readable(facts: &Facts) -> Result<(), Skip> {
     }
 }
 
-async fn has_any(facts: &Facts, programs: &[&str]) -> bool {
-    for program in programs {
-        if facts.host.run(program, &["--version"]).await.is_ok() {
-            return true;
-        }
-    }
-    false
-}
-
+/// What the rules can be kept with.
 pub(super) async fn programs(facts: &Facts) -> Checked {
-    let mut seen = Vec::new();
-    for program in PROGRAMS {
-        if let Ok(text) = facts.host.run(program, &["--version"]).await.and_then(|ran| ran.success(program)) {
-            seen.push(text.trim().to_owned());
-        }
+    let version = facts.host.run("iptables", &["--version"]).await.and_then(|ran| ran.success("iptables"));
+    if let Ok(version) = version {
+        return Ok(Finding::ok(version.trim()));
     }
-    Ok(if seen.is_empty() {
-        Finding::failure(
-            "neither nft nor iptables is installed: no masquerading and no forward rules",
-            "install nftables (or iptables) where the agent runs",
-        )
-    } else {
-        Finding::ok(seen.join("; "))
-    })
+    match facts.host.tried(Trial::NfTables).await {
+        Tried::Works(_) => Ok(Finding::ok(
+            "iptables is not installed; the kernel has nf_tables, for which no program is needed",
+        )),
+        Tried::Fails(why) => Ok(Finding::failure(
+            format!(
+                "iptables is not installed, and the kernel does not keep rules of nf_tables ({why}): no masquerading and no forward rules"
+            ),
+            "load the modules nf_tables, nft_masq and nft_chain_nat, or install iptables where the agent runs",
+        )),
+        Tried::Untried(why) => Err(Skip::new(format!("iptables is not installed; {why}"))),
+    }
 }
 
 /// Both variants of iptables have rules: each sees its own alone, and packets pass both.
@@ -118,14 +104,12 @@ pub(super) async fn variants(facts: &Facts) -> Checked {
     });
     let legacy = legacy.await??;
     let legacy: Vec<&str> = legacy.split_whitespace().collect();
-    readable(facts).await?;
-    let tables = facts.host.run("nft", &["list", "tables"]).await?.success("nft list tables")?;
-    let of_iptables = |line: &&str| {
-        let mut words = line.split_whitespace().skip(1);
-        matches!(words.next(), Some("ip" | "ip6"))
-            && matches!(words.next(), Some("filter" | "nat" | "mangle" | "raw"))
+    let tables = tables(facts).await?;
+    let of_iptables = |table: &&str| {
+        let (family, name) = table.split_once(' ').unwrap_or_default();
+        ["ip", "ip6"].contains(&family) && ["filter", "nat", "mangle", "raw"].contains(&name)
     };
-    let nft: Vec<&str> = tables.lines().filter(of_iptables).collect();
+    let nft: Vec<&str> = tables.iter().map(String::as_str).filter(of_iptables).collect();
     Ok(match (legacy.is_empty(), nft.is_empty()) {
         (false, false) => Finding::warning(
             format!(
@@ -152,7 +136,7 @@ pub(super) async fn masquerade(facts: &Facts) -> Checked {
     if networks.is_empty() {
         return Err(Skip::new("neither state file nor subnet file names the network"));
     }
-    readable(facts).await?;
+    tables(facts).await?;
     let mut missing = Vec::new();
     for (family, network) in networks.iter() {
         if !is_masqueraded(facts, *network).await? {
@@ -172,13 +156,12 @@ pub(super) async fn masquerade(facts: &Facts) -> Checked {
 async fn is_masqueraded(facts: &Facts, network: Subnet) -> Result<bool, Skip> {
     let network_text = network.to_string();
     let is_ours = |line: &str| line.split_whitespace().any(|word| word == network_text);
-    let (nft, save) = match network.family() {
-        Family::V4 => (["list", "table", "ip", "flannel-ipv4"], "iptables-save"),
-        Family::V6 => (["list", "table", "ip6", "flannel-ipv6"], "ip6tables-save"),
+    let save = match network.family() {
+        Family::V4 => "iptables-save",
+        Family::V6 => "ip6tables-save",
     };
-    let by_nft = facts.host.run("nft", &nft).await;
-    let has_rule = |rules: &str| rules.lines().any(|line| line.contains("masquerade") && is_ours(line));
-    if by_nft.as_ref().is_ok_and(|ran| ran.status.success() && has_rule(&ran.out)) {
+    let by_nft = nft::masquerades(facts.host.netns(), network).await;
+    if matches!(by_nft, Ok(true)) {
         return Ok(true);
     }
     match facts.host.run(save, &["-t", "nat"]).await.and_then(|ran| ran.success(save)) {
@@ -186,6 +169,7 @@ async fn is_masqueraded(facts: &Facts, network: Subnet) -> Result<bool, Skip> {
             let is_rule = |line: &str| line.contains("FLANNEL-POSTRTG") && line.contains("MASQUERADE");
             Ok(rules.lines().any(|line| is_rule(line) && is_ours(line)))
         }
-        Err(why) => by_nft.map(|_| false).map_err(|_| why),
+        // Without the program there are no rules of iptables.
+        Err(why) => by_nft.map_err(|_| why),
     }
 }

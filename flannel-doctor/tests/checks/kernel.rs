@@ -9,7 +9,7 @@ use flannel_doctor::{Trial, Trials, Tried};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
-use super::common::{Case, state};
+use super::common::{Case, sh, state};
 
 /// A kernel that can do nothing, or does not let us try.
 struct Without(bool);
@@ -47,6 +47,16 @@ fn the_real_kernel_does_all_of_it() {
         case.passes("kernel-next-hop-objects");
         case.passes("kernel-checksums");
         assert_eq!(links(), before, "trials leave nothing in the namespace of the host");
+    });
+}
+
+#[test]
+fn nothing_to_keep_rules_with() {
+    in_sandbox(test_name!(), || {
+        // Whoever looks for iptables in here finds an empty folder.
+        sh("mkdir -p /run/empty; mount --bind /run/empty /usr/sbin; mount --bind /run/empty /sbin");
+        let case = Case::of_netns(Netns::current().unwrap()).with_trials(Arc::new(Without(true)));
+        case.fails("firewall-programs", Failure, "iptables is not installed, and the kernel does not keep");
     });
 }
 

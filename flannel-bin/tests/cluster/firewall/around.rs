@@ -1,12 +1,7 @@
 //! Firewalls of others that come and go while the agent runs, and what the host lacks.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::Duration;
 
-use flannel_lab::bed;
-use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::ping::reaches;
 use flannel_lab::sandbox::in_sandbox_within;
 use flannel_lab::test_name;
@@ -15,7 +10,7 @@ use flannel_lab::wait::eventually;
 use super::packets::Stream;
 use super::{Manager, World, sh};
 use crate::backends::{BackendCase, HOST_GW, VXLAN};
-use crate::harness::{FLANNELD, SOON, Store, http_get, new_folder, subnet_file};
+use crate::harness::SOON;
 
 /// As firewalld has it in nftables: the policy accepts, and the last rules reject.
 const FIREWALLD: &str = "nft -f - <<'END'
@@ -142,64 +137,6 @@ fn moving_to_the_other_variant_is_invisible_to_traffic() {
             let heard = stream.stop();
             assert!(heard.len() as u64 >= sent, "{sent} sent, {} heard", heard.len());
             assert!(heard.iter().all(|source| *source == world.underlay(1, v6)), "{v6}");
-        }
-    });
-}
-
-/// A folder of programs that come before the real ones.
-fn fake_nft(script: &str) -> String {
-    let folder = Path::new("/run/fake-programs");
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("nft"), script).unwrap();
-    fs::set_permissions(folder.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
-    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
-}
-
-/// What is missing is named, and when it is there all goes on by itself.
-#[test]
-fn a_kernel_that_lacks_what_nftables_needs() {
-    in_sandbox_within(Duration::from_mins(2), test_name!(), || {
-        let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
-        let store = new_folder();
-        store.put_config(&Manager::Nftables.config(&VXLAN)).unwrap();
-        for (says, named) in [
-            (
-                "netlink: Error: cache initialization failed: Invalid argument",
-                ["modprobe nf_tables", "EnableNFTables false"],
-            ),
-            (
-                "netlink: Error: cache initialization failed: Operation not permitted",
-                ["capability CAP_NET_ADMIN", "nftables"],
-            ),
-        ] {
-            let there = Path::new("/run/it-is-there");
-            let _ = fs::remove_file(there);
-            let path = fake_nft(&format!(
-                "#!/bin/sh\n[ -e {0} ] || [ \"$1\" = --version ] || {{ echo '{says}' >&2; exit 1; }}\nPATH=${{PATH#*:}} exec nft \"$@\"\n",
-                there.display()
-            ));
-            let agent = bed::flanneld(cluster.node(1), &[FLANNELD], &store, &subnet_file(1));
-            let agent = agent.env("PATH", path).args(["--iface=eth0", "--ip-masq"]).start().unwrap();
-            let readyz = || http_get(cluster.node(1).netns(), 8471, "/readyz");
-            eventually(SOON, "what is missing to be named", || {
-                let said = readyz();
-                let is_said = |text: &str| named.iter().all(|part| text.contains(part));
-                let right = said.starts_with("HTTP/1.1 503") && is_said(&said) && is_said(&agent.log());
-                if right { Ok(()) } else { Err(format!("{said}\n{}", agent.log())) }
-            });
-            assert!(!subnet_file(1).exists(), "pods would speak to the world under addresses of their own");
-            fs::write(there, "").unwrap();
-            eventually(3 * SOON, "the agent to be ready", || {
-                let said = readyz();
-                if said.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(said) }
-            });
-            assert!(
-                sh(cluster.node(1).netns(), "nft list table ip flannel-ipv4")
-                    .contains("masquerade fully-random")
-            );
-            agent.terminate().unwrap();
-            sh(cluster.node(1).netns(), "nft flush ruleset");
-            fs::remove_file(subnet_file(1)).unwrap();
         }
     });
 }

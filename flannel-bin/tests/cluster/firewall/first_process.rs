@@ -20,7 +20,7 @@ use crate::harness::{FLANNELD, SOON, Store, http_get, new_folder, subnet_file};
 /// Leaves a process behind at each call, which says that it ends.
 const LEAVES_ORPHANS: &str = "#!/bin/sh
 (sh -c 'echo >> /run/orphans' </dev/null >/dev/null 2>&1 &)
-PATH=${PATH#*:} exec nft \"$@\"
+PATH=${PATH#*:} exec iptables-nft-save \"$@\"
 ";
 
 /// What `/proc/<pid>/stat` says behind the name: state and parent of every process.
@@ -45,11 +45,11 @@ fn the_first_process_reaps_orphans_and_ends_as_the_agent_does() {
     in_sandbox_within(Duration::from_mins(1), test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(Families::V4).build().unwrap();
         let store = new_folder();
-        store.put_config(&Manager::Nftables.config(&VXLAN)).unwrap();
+        store.put_config(&Manager::IptablesNft.config(&VXLAN)).unwrap();
         let folder = Path::new("/run/fake-programs");
         fs::create_dir_all(folder).unwrap();
-        fs::write(folder.join("nft"), LEAVES_ORPHANS).unwrap();
-        fs::set_permissions(folder.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(folder.join("iptables-nft-save"), LEAVES_ORPHANS).unwrap();
+        fs::set_permissions(folder.join("iptables-nft-save"), fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
         let start = |iface: &str| {
             let program = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", FLANNELD];

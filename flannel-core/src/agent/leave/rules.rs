@@ -80,8 +80,8 @@ pub(super) async fn gates(netns: &Netns, known: &Known, seen: &Seen, so_far: &Pl
 
 /// The steps that remove the rules of each manager.
 async fn rule_steps(netns: &Netns, ours: &Ours) -> Vec<Result<Vec<Step>, FirewallError>> {
-    let (nftables, iptables) = tokio::join!(Nftables::open(netns), Iptables::open(netns, &[], ONCE));
-    vec![steps_of(nftables, ours).await, steps_of(iptables, ours).await]
+    let iptables = Iptables::open(netns, &[], ONCE).await;
+    vec![steps_of(Ok(Nftables::open(netns)), ours).await, steps_of(iptables, ours).await]
 }
 
 async fn steps_of<M: RuleManager>(

@@ -59,9 +59,9 @@ impl NftHost {
         nft(&["flush", "ruleset"]);
         let path = file.path().to_str().unwrap();
         if ruleset.starts_with('{') {
-            nft(&["-j", "-f", path])
+            nft(&["-j", "-f", path]);
         } else {
-            nft(&["-f", path])
+            nft(&["-f", path]);
         }
         let mut kernel = Netlink::open().unwrap();
         let names = kernel.links().await.unwrap().into_iter().map(|link| (link.index.0, link.name));

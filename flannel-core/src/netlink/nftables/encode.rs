@@ -177,7 +177,7 @@ impl Writer {
         }
         for chain in &table.chains {
             self.message(NEW_CHAIN, NlmF::CREATE, |it| {
-                new_chain(it, &table.name, &chain.name, chain.hook.as_ref())
+                new_chain(it, &table.name, &chain.name, chain.hook.as_ref());
             });
         }
         self.rules(table);
@@ -250,7 +250,7 @@ fn new_chain(it: &mut Attrs, table: &str, chain: &str, hook: Option<&Hook>) {
         }
     });
     // NF_DROP and NF_ACCEPT.
-    it.u32(5, if hook.drops { 0 } else { 1 });
+    it.u32(5, u32::from(!hook.drops));
     it.string(7, hook.kind.name());
 }
 

@@ -4,15 +4,18 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use flannel_core::addr::{Family, IpNetwork, LinkIndex, MacAddr, Mtu, Vni};
+use flannel_core::addr::{Family, IpNetwork, LinkIndex, MacAddr, Mtu, PerFamily, Subnet, Vni};
 use flannel_core::dataplane::{Address, NextHop, Object, Op, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::error::chain;
+use flannel_core::firewall::nft::Nftables;
+use flannel_core::firewall::rules::{Ours, Range, Wanted};
+use flannel_core::firewall::{FirewallError, RuleManager};
 use flannel_core::kernel::{Kernel, KernelError, LinkAttr, LinkKind, LinkOp, VxlanLink};
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
 
 use super::Tried;
-use crate::host::{program, sys};
+use crate::host::sys;
 
 /// A device's name in a namespace where nobody else is.
 pub(super) const VXLAN: &str = "vxlan0";
@@ -162,17 +165,25 @@ pub(super) async fn wireguard(netns: &Netns) -> Tried {
     done(attempt.await)
 }
 
-/// Gives the rule set of a namespace to nft.
-pub(super) async fn nft(netns: &Netns, rules: &str) -> Step<()> {
-    match program::run(netns, "nft", &["-f", "-"], &[], rules).await {
-        Ok(ran) if ran.status.success() => Ok(()),
-        Ok(ran) => Err(Tried::Fails(format!("nft said: {}", ran.err.trim().replace('\n', "; ")))),
-        Err(skip) => Err(Tried::Untried(skip.0)),
-    }
+/// Puts the agent's own rules by which pods of a network get another source.
+pub(super) async fn masquerade(netns: &Netns, network: &str) -> Step<()> {
+    let network: Subnet = network.parse().map_err(|_| Tried::Untried(format!("{network} is no network")))?;
+    let range = Range::new(network, network);
+    let ranges = PerFamily::from_fn(|family| (family == network.family()).then_some(range));
+    let wanted = Wanted::of(ranges).masquerading(true);
+    let put = async {
+        for step in Nftables::open(netns).plan(&wanted, &Ours::Of(Vec::new())).await?.steps {
+            step.run(netns).await?;
+        }
+        Ok(())
+    };
+    put.await.map_err(|error: FirewallError| match error {
+        FirewallError::NotPermitted(_) => Tried::Untried(chain(&error)),
+        error => Tried::Fails(chain(&error)),
+    })
 }
 
 pub(super) async fn nf_tables(netns: &Netns) -> Tried {
-    let rules =
-        "table ip trial { chain post { type nat hook postrouting priority 100; masquerade fully-random; }; }";
-    done(nft(netns, rules).await.map(|()| Tried::Works("a table with a masquerade rule was made".to_owned())))
+    let rules = masquerade(netns, "203.0.113.0/24").await;
+    done(rules.map(|()| Tried::Works("a table with a masquerade rule was made".to_owned())))
 }

@@ -18,7 +18,7 @@ use flannel_core::netns::Netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Tried;
-use super::features::{LOCAL, Step, execute, failed, make_vxlan, nft, open_tun, opened};
+use super::features::{LOCAL, Step, execute, failed, make_vxlan, masquerade, open_tun, opened};
 
 /// The other node.
 const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -31,8 +31,8 @@ const POD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const SUBNET: &str = "198.51.101.0/24";
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 101, 0);
 const PEER_POD: Ipv4Addr = Ipv4Addr::new(198, 51, 101, 9);
-const MASQUERADE: &str = "table ip trial { chain post { type nat hook postrouting priority 100; \
-                          oifname \"vxlan0\" ip saddr 203.0.113.9 masquerade fully-random; }; }";
+/// The network of this side's pod.
+const NETWORK: &str = "203.0.113.0/24";
 /// How long the datagram may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -40,7 +40,7 @@ pub(super) async fn checksums(netns: &Netns) -> Tried {
     let attempt = async {
         let wire = open_tun(netns, "wire0")?;
         set_up(&mut opened(netns)?).await?;
-        nft(netns, MASQUERADE).await?;
+        masquerade(netns, NETWORK).await?;
         let sent = netns.run(send).map_err(|error| Tried::Untried(chain(&error)))?;
         sent.map_err(|error| Tried::Fails(format!("send a datagram into the tunnel: {error}")))?;
         let seen = tokio::task::spawn_blocking(move || receive(wire)).await;

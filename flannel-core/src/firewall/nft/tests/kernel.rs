@@ -122,7 +122,7 @@ fn chains(lines: &[String]) -> Vec<Vec<&str>> {
 fn the_rules_are_those_of_go_without_its_faults() {
     with_nft(test_name!(), || async {
         let before = ruleset();
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         apply(&mut nftables, &all(golden_ranges()), &ours()).await;
         let (got, want) = (our_tables(), golden_tables());
         assert_eq!(chains(&got), chains(&want));
@@ -136,7 +136,7 @@ fn the_rules_are_those_of_go_without_its_faults() {
 fn the_tables_of_a_go_node_are_taken_over_by_the_fewest_changes() {
     with_nft(test_name!(), || async {
         nft(&Golden::named("vxlan-dual-nftables").lines("nft").join("\n"));
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         let plan = apply(&mut nftables, &all(golden_ranges()), &ours()).await;
         assert_eq!(plan.steps[0].commands.len(), 8, "two of each family go, two come: {plan:?}");
         assert_eq!(chains(&our_tables()), chains(&golden_tables()));
@@ -147,7 +147,7 @@ fn the_tables_of_a_go_node_are_taken_over_by_the_fewest_changes() {
 fn every_damage_is_mended() {
     with_nft(test_name!(), || async {
         let want = all(golden_ranges());
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         apply(&mut nftables, &want, &ours()).await;
         let whole = chains(&our_tables()).concat().join("\n");
         for damage in [
@@ -175,7 +175,7 @@ fn every_damage_is_mended() {
 fn rules_of_others_in_our_chains_stay_where_they_are() {
     with_nft(test_name!(), || async {
         let want = all(golden_ranges());
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         apply(&mut nftables, &want, &ours()).await;
         nft("insert rule ip flannel-ipv4 forward ip saddr 192.0.2.1 counter drop\n\
              add rule ip flannel-ipv4 forward ip saddr 10.9.0.0/16 accept\n\
@@ -267,7 +267,7 @@ fn rules_in_the_form_of_ours_are_recognised_and_no_others() {
 #[test]
 fn a_dormant_table_is_switched_on() {
     with_nft(test_name!(), || async {
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         apply(&mut nftables, &all(golden_ranges()), &ours()).await;
         nft("add table ip flannel-ipv4 { flags dormant; }\n");
         let plan = apply(&mut nftables, &all(golden_ranges()), &ours()).await;
@@ -281,7 +281,7 @@ fn a_dormant_table_is_switched_on() {
 fn an_outdated_plan_is_refused() {
     with_nft(test_name!(), || async {
         let (want, ours) = (all(golden_ranges()), ours());
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         let plan = nftables.plan(&want, &ours).await.unwrap();
         nft("add table inet other\n");
         let refused = nftables.apply(&plan.steps[0]).await.unwrap_err();
@@ -294,7 +294,7 @@ fn an_outdated_plan_is_refused() {
 #[test]
 fn changes_of_others_do_not_wake_us() {
     with_nft(test_name!(), || async {
-        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap());
         nft(
             "add rule ip nat POSTROUTING ip saddr 192.0.2.9 accept\nadd element inet firewall s { 192.0.2.8 }\n",
         );
@@ -309,7 +309,7 @@ fn changes_of_others_do_not_wake_us() {
 #[test]
 fn the_loop_puts_back_what_a_flush_took() {
     with_nft(test_name!(), || async {
-        let nftables = Box::new(Nftables::open(&Netns::current().unwrap()).await.unwrap());
+        let nftables = Box::new(Nftables::open(&Netns::current().unwrap()));
         let managers = Managers::new(Some(nftables), Vec::new(), "nftables");
         let firewall = Firewall::new(managers, all(golden_ranges()), ours());
         let mut status = firewall.status();

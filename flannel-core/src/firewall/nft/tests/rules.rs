@@ -21,7 +21,7 @@ fn fresh_commands_for_each_family() {
     let ours = Ours::Of(vec![ranges()]);
     let lines = |family, want: &Wanted| {
         let commands = changes(family, want, None, &ours).commands;
-        commands.iter().map(|command| format!("{command}\n")).collect::<String>()
+        commands.iter().map(|command| command.to_string() + "\n").collect::<String>()
     };
     assert_eq!(lines(Family::V4, &want), include_str!("fresh-ipv4.nft"));
     assert_eq!(lines(Family::V6, &want), include_str!("fresh-ipv6.nft"));
