@@ -14,7 +14,7 @@ use flannel_flags::{Given, Line, Read, Unread};
 use flags::CommandLine;
 pub(crate) use flags::{
     CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, LogLevelOptions,
-    Options, RotateKeyOptions, StatusOptions, Task,
+    OpenRunOptions, Options, RotateKeyOptions, StatusOptions, Task,
 };
 pub(crate) use value::{LogFormat, Part, Store};
 

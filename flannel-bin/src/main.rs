@@ -10,6 +10,7 @@ mod init;
 mod install_cni;
 mod log_level;
 mod logs;
+mod open_run;
 mod privileges;
 mod registry;
 mod runtime;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Ok(Command::Task(Task::LogLevel(options))) => log_level::run(&options),
         Ok(Command::Task(Task::RotateKey(options))) => log_level::rotate_key(&options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
+        Ok(Command::Task(Task::OpenRun(options))) => open_run::main(&options),
         Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),
     }

@@ -5,17 +5,20 @@
 
 mod choose;
 mod edit;
+mod error;
 mod event;
 pub mod gate;
 pub mod iptables;
 mod manager;
 pub mod nft;
 pub(crate) mod obstacles;
+mod program;
 mod reconcile;
 pub mod rules;
 
 pub use choose::{ManagerChoice, Managers};
+pub use error::FirewallError;
 pub use event::{FirewallEvent, FirewallEventSender, FirewallEvents};
-pub use manager::{FirewallError, Plan, RuleManager, Step, Work};
+pub use manager::{Plan, RuleManager, Step, Work};
 pub use obstacles::{Cuts, Obstacle, Realm, obstacles};
 pub use reconcile::{Firewall, FirewallInspector, FirewallStatus};

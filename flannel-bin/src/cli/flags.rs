@@ -111,6 +111,12 @@ pub(crate) enum Task {
     /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
     /// before is kept beside it, and comes back with --undo.
     InstallCni(InstallOptions),
+    /// open what an agent of root left in /run to root's group
+    ///
+    /// For an agent that runs as a user in root's group, as in Kubernetes: gives the group access to /run/flannel with all in it
+    /// and to /run/xtables.lock, or to the paths that are given. What belongs to others than root stays as it is.
+    #[command(override_usage = "flanneld open-run [PATH..]")]
+    OpenRun(OpenRunOptions),
     /// write options of the Docker daemon, as mk-docker-opts.sh does
     ///
     /// Reads the subnet file and writes variables for the Docker daemon, with the options and the output of
@@ -426,6 +432,15 @@ pub(crate) struct InstallOptions {
     pub(crate) undo: bool,
 }
 
+/// The flags of `flanneld open-run`.
+#[derive(Debug, Args)]
+pub(crate) struct OpenRunOptions {
+    /// open this file, or this folder with all in it, in place of the usual ones; can be repeated, and given as words before all
+    /// flags
+    #[arg(long, value_name = "PATH", value_parser = value::file)]
+    pub(crate) path: Vec<PathBuf>,
+}
+
 /// The flags of `flanneld docker-opts`, letters as `getopts` of a shell takes them.
 #[derive(Debug, PartialEq, Eq, Args)]
 pub(crate) struct DockerOptions {
@@ -460,5 +475,6 @@ pub(super) fn program() -> Program {
         .urls(&["etcd-endpoints", "kube-api-url"])
         .words("doctor", Words::Leading("check"))
         .words("log-level", Words::First("level"))
+        .words("open-run", Words::Leading("path"))
         .words("docker-opts", Words::Letters)
 }

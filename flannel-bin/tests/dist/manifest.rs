@@ -285,8 +285,9 @@ fn the_init_container_opens_what_the_agent_of_root_left() {
         // It has no capabilities, as the container says.
         for _ in 0..2 {
             let mut setpriv = Command::new("setpriv");
-            setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
-            success(&setpriv.args(&words).output().unwrap());
+            setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", FLANNELD]);
+            assert_eq!(words[0], "/opt/bin/flanneld");
+            success(&setpriv.args(&words[1..]).output().unwrap());
         }
         for (path, want) in [
             ("/run/flannel", 0o775),

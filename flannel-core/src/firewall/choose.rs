@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::error::FirewallError;
 use super::iptables::{Iptables, may_have_rules};
-use super::manager::{FirewallError, RuleManager};
+use super::manager::RuleManager;
 use super::nft::{self, Nftables};
 use super::obstacles::Surroundings;
 use crate::addr::Family;

@@ -8,18 +8,21 @@ mod plan;
 pub(super) mod seen;
 #[cfg(test)]
 mod tests;
+pub(super) mod transaction;
 
 use std::future::pending;
 
 use async_trait::async_trait;
 use tracing::debug;
 
-use self::command::{Command, family_of, table_name};
-use super::manager::{FirewallError, Plan, RuleManager, Step, Work};
+use self::command::{family_of, table_name};
+pub use self::transaction::Transaction;
+use self::transaction::{lacking, open};
+use super::error::FirewallError;
+use super::manager::{Plan, RuleManager, Step, Work};
 use super::rules::{Ours, Rule, Verdict, Wanted};
 use crate::addr::{Family, Subnet};
-use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, NfTables, TableFamily};
+use crate::netlink::nftables::{NfTables, TableFamily};
 use crate::netlink::{RulesetChange, RulesetEvents};
 use crate::netns::Netns;
 
@@ -89,32 +92,6 @@ pub async fn masquerades(netns: &Netns, network: Subnet) -> Result<bool, Firewal
     Ok(rules.filter_map(|rule| seen::rule(family, rule)).any(is_it))
 }
 
-/// Changes of our tables that the kernel carries out together or not at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transaction {
-    commands: Vec<Command>,
-    /// The generation of the rule set that they were planned for. In another one their handles may mean nothing.
-    generation: u32,
-}
-
-impl Transaction {
-    /// Carries it out in a network namespace.
-    pub(super) async fn run(&self, netns: &Netns) -> Result<(), FirewallError> {
-        self.run_by(&mut open(netns)?).await
-    }
-
-    async fn run_by(&self, kernel: &mut NfTables) -> Result<(), FirewallError> {
-        let changes: Vec<Change<'_>> = self.commands.iter().map(Command::change).collect();
-        let done = kernel.transact_on(Some(self.generation), "change rules of nf_tables", &changes).await;
-        done.map_err(|error| match error.errno() {
-            Some(libc::ERESTART) => FirewallError::Outdated,
-            // Who may not change any rules may not read them either.
-            Some(libc::EPERM) => FirewallError::Owned(error),
-            _ => lacking(error),
-        })
-    }
-}
-
 /// Whether a change is about our tables.
 fn concerns(change: &RulesetChange) -> bool {
     let ours = |(family, name): &(u8, String)| {
@@ -173,19 +150,4 @@ impl RuleManager for Nftables {
 fn listen(netns: &Netns) -> Option<RulesetEvents> {
     let told = |error| debug!(%error, "no notifications of nf_tables");
     RulesetEvents::open(netns).map_err(told).ok()
-}
-
-fn open(netns: &Netns) -> Result<NfTables, FirewallError> {
-    netns.run(NfTables::open)?.map_err(lacking)
-}
-
-/// Says what is missing where an error of the kernel does not.
-pub(super) fn lacking(error: KernelError) -> FirewallError {
-    match error.errno() {
-        Some(libc::EPERM) => FirewallError::NotPermitted(error),
-        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL) => {
-            FirewallError::NoNfTables(error)
-        }
-        _ => FirewallError::Kernel(error),
-    }
 }

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::choose::{Managers, Unused};
+use super::error::FirewallError;
 use super::event::{FirewallEvent, FirewallEventSender, FirewallEvents};
-use super::manager::{FirewallError, Plan, RuleManager};
+use super::manager::{Plan, RuleManager};
 use super::obstacles::Obstacle;
 use super::rules::{Ours, Wanted};
 use crate::backoff::{Backoff, Delays};

@@ -14,6 +14,7 @@ mod decode;
 mod encode;
 mod events;
 mod expr;
+mod fields;
 mod parts;
 #[cfg(any(test, feature = "testing"))]
 mod recorded;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::addr::Family;
-use crate::firewall::rules::{KUBE_MARK, Mark, Rule, Side, Verdict};
+use crate::firewall::rules::{Chain, KUBE_MARK, Mark, Rule, Side, Verdict};
 use crate::netlink::nftables::{Change, Edit, Hook, HookKind, Ruling, Sense, TableFamily, Term};
 
 /// The name of a family's table, which is upstream's.
@@ -56,6 +56,31 @@ pub(super) struct Declared {
     /// `NF_INET_*`.
     pub(super) hook: u32,
     pub(super) priority: i32,
+}
+
+/// Upstream's chains.
+static MASQUERADE: Declared = Declared {
+    name: "postrtg",
+    comment: "chain to manage traffic masquerading by flannel",
+    kind: HookKind::Nat,
+    words: ["nat", "postrouting", "srcnat"],
+    hook: 4,
+    priority: 100,
+};
+static FORWARD: Declared = Declared {
+    name: "forward",
+    comment: "chain to accept flannel traffic",
+    kind: HookKind::Filter,
+    words: ["filter", "forward", "filter"],
+    hook: 2,
+    priority: 0,
+};
+
+pub(super) fn declared(chain: Chain) -> &'static Declared {
+    match chain {
+        Chain::Masquerade => &MASQUERADE,
+        Chain::Forward => &FORWARD,
+    }
 }
 
 impl Declared {

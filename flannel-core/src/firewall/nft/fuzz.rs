@@ -1,6 +1,7 @@
 //! What the kernel says of rules in a table of ours, as a function of bytes, for fuzzing.
 
-use super::plan::{changes, declared};
+use super::command::declared;
+use super::plan::changes;
 use super::seen::{SeenChain, SeenTable, rule};
 use crate::addr::Family;
 use crate::firewall::rules::{Chain, Ours, Rule, Wanted};

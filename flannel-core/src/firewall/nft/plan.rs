@@ -1,11 +1,10 @@
 //! The changes that lead from an observed table to the desired one. Pure.
 
-use super::command::{Command, Declared, Does, family_of, table_name};
+use super::command::{Command, Declared, Does, declared, family_of, table_name};
 use super::seen::{SeenChain, SeenTable, rule};
 use crate::addr::Family;
 use crate::firewall::edit::{Edit, edit};
 use crate::firewall::rules::{Chain, Ours, Rule, Wanted};
-use crate::netlink::nftables::HookKind;
 
 /// The changes of one family's table, and what an operator should know.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,31 +13,6 @@ pub(super) struct Changes {
     pub(super) commands: Vec<Command>,
     /// Notes about rules and chains of others.
     pub(super) notes: Vec<String>,
-}
-
-/// Upstream's chains.
-static MASQUERADE: Declared = Declared {
-    name: "postrtg",
-    comment: "chain to manage traffic masquerading by flannel",
-    kind: HookKind::Nat,
-    words: ["nat", "postrouting", "srcnat"],
-    hook: 4,
-    priority: 100,
-};
-static FORWARD: Declared = Declared {
-    name: "forward",
-    comment: "chain to accept flannel traffic",
-    kind: HookKind::Filter,
-    words: ["filter", "forward", "filter"],
-    hook: 2,
-    priority: 0,
-};
-
-pub(super) fn declared(chain: Chain) -> &'static Declared {
-    match chain {
-        Chain::Masquerade => &MASQUERADE,
-        Chain::Forward => &FORWARD,
-    }
 }
 
 /// The changes that turn the observed table of a family into the desired one.

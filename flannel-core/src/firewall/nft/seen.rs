@@ -1,7 +1,6 @@
 //! Reads our tables from the kernel, and recognises in them the rules that agents write.
 
-use super::command::{family_of, table_name};
-use super::plan::declared;
+use super::command::{declared, family_of, table_name};
 use crate::addr::{Family, Subnet};
 use crate::firewall::rules::{Chain, KUBE_MARK, Mark, Rule, Side, Verdict};
 use crate::kernel::KernelError;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use super::super::error::FirewallError;
 use super::super::iptables::legacy_tables;
-use super::super::manager::{FirewallError, run};
+use super::super::program::run;
 use super::super::rules::Wanted;
 use super::chain::{Chain, Policy, Realm, RuleName, Table, TableName};
 use super::nft::{self, Base, Context};

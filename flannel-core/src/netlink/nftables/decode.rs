@@ -1,31 +1,22 @@
 //! Decodes messages of `nf_tables`. Pure. Tables of others are read as far as it matters, and their content is never
 //! trusted.
 
-use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use neli::FromBytesWithInput;
-use neli::types::{Buffer, RtBuffer};
 
 use super::super::message::{Message, UnreadableMessage, attribute, attributes, string};
 use super::encode::{
     NEW_CHAIN, NEW_ELEMENTS, NEW_GENERATION, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type,
 };
-use super::parts;
-use super::value::{Counted, Element, Hook, HookKind, Key, SeenRule, Set, TableFamily, Verdict};
+use super::fields::{Attributes, long, nested, number, number_of, parse, text};
+use super::parts::{self, verdict_of};
+use super::value::{Counted, Element, Hook, HookKind, Key, SeenRule, Set, TableFamily};
 use crate::addr::Family;
 
 /// Bytes of `struct nfgenmsg`, of which the first is the family.
 const HEADER: usize = 4;
 
-pub(super) type Attributes = RtBuffer<u16, Buffer>;
 /// A value with the name of its table; `None` for another kind of message.
 type InTable<T> = Result<Option<(String, T)>, UnreadableMessage>;
-
-pub(super) fn parse(bytes: &[u8]) -> Result<Attributes, UnreadableMessage> {
-    Attributes::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
-        .map_err(|_| "broken attributes".into())
-}
 
 /// The attributes of a message of this kind, if it is about a table of one of our families.
 fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, UnreadableMessage> {
@@ -38,28 +29,6 @@ fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, Unrea
 
 pub(super) fn family(number: u8) -> Option<TableFamily> {
     TableFamily::ALL.into_iter().find(|family| family.number() == number)
-}
-
-pub(super) fn number(payload: &[u8]) -> Result<u32, UnreadableMessage> {
-    payload.try_into().map(u32::from_be_bytes).map_err(|_| "attribute is no 32-bit number".into())
-}
-
-fn long(payload: &[u8]) -> Result<u64, UnreadableMessage> {
-    payload.try_into().map(u64::from_be_bytes).map_err(|_| "attribute is no 64-bit number".into())
-}
-
-/// An attribute that is a number; 0 without it.
-pub(super) fn number_of(within: &Attributes, kind: u16) -> Result<u32, UnreadableMessage> {
-    attribute(within, kind).map(number).transpose().map(Option::unwrap_or_default)
-}
-
-/// Attributes within an attribute.
-pub(super) fn nested(within: &Attributes, kind: u16) -> Result<Option<Attributes>, UnreadableMessage> {
-    attribute(within, kind).map(parse).transpose()
-}
-
-pub(super) fn text(within: &Attributes, kind: u16) -> Result<String, UnreadableMessage> {
-    attribute(within, kind).map(string).ok_or_else(|| "a name is missing".into())
 }
 
 /// The number of the present rule set, which is another one after each transaction.
@@ -188,11 +157,6 @@ fn any_element(attrs: &Attributes) -> Result<Option<Element>, UnreadableMessage>
     };
     // NFT_SET_ELEM_INTERVAL_END
     Ok(Some(Element { key, is_end: number_of(attrs, 3)? & 1 != 0, verdict }))
-}
-
-/// `NFTA_VERDICT_*`.
-pub(super) fn verdict_of(verdict: &Attributes) -> Result<Verdict, UnreadableMessage> {
-    Ok(Verdict::of(number_of(verdict, 1)?.cast_signed(), attribute(verdict, 2).map(string)))
 }
 
 /// Elements of a set.

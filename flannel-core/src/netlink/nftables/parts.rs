@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::super::message::{UnreadableMessage, attribute, attributes, string};
-use super::decode::{Attributes, nested, number_of, parse, text, verdict_of};
 use super::expr::META_MARK;
-use super::value::{Part, Sense, What};
+use super::fields::{Attributes, nested, number_of, parse, text};
+use super::value::{Part, Sense, Verdict, What};
 
 /// Bytes of a register.
 const WORD: u32 = 4;
@@ -152,4 +152,9 @@ fn part(name: &str, data: &Attributes, registers: &mut Registers) -> Result<Opti
             Part::Other(name.to_owned())
         }
     }))
+}
+
+/// `NFTA_VERDICT_*`.
+pub(super) fn verdict_of(verdict: &Attributes) -> Result<Verdict, UnreadableMessage> {
+    Ok(Verdict::of(number_of(verdict, 1)?.cast_signed(), attribute(verdict, 2).map(string)))
 }

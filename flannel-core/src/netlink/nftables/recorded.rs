@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::message::{UnreadableMessage, attribute, split, string};
 use super::attrs::Attrs;
 use super::encode::NEW_ELEMENTS;
+use super::fields::parse;
 use super::parts::parts;
 use super::value::{Element, SeenRule, TableFamily, Term};
 use super::{decode, expr};
@@ -25,7 +26,7 @@ pub(crate) struct Recorded {
 pub(crate) fn written(terms: &[Term]) -> SeenRule {
     let mut list = Attrs::default();
     expr::rule(&mut list, terms);
-    let list = decode::parse(&list.into_bytes()).expect("it was just written");
+    let list = parse(&list.into_bytes()).expect("it was just written");
     SeenRule { handle: 1, parts: parts(&list).expect("it was just written") }
 }
 
@@ -39,7 +40,7 @@ pub(crate) fn recorded(datagrams: &[u8]) -> Recorded {
         }
         let set = || -> Result<Option<String>, UnreadableMessage> {
             let is_of = u16::from(message.kind) & 0xff == NEW_ELEMENTS;
-            let attributes = message.body.get(4..).filter(|_| is_of).map(decode::parse).transpose()?;
+            let attributes = message.body.get(4..).filter(|_| is_of).map(parse).transpose()?;
             Ok(attributes.as_ref().and_then(|it| attribute(it, 2)).map(string))
         };
         if let (Ok(Some(set)), Ok(Some(elements))) = (set(), decode::any_elements(&message)) {
