@@ -21,4 +21,5 @@ pub use error::FirewallError;
 pub use event::{FirewallEvent, FirewallEventSender, FirewallEvents};
 pub use manager::{Plan, RuleManager, Step, Work};
 pub use obstacles::{Cuts, Obstacle, Realm, obstacles};
+pub(crate) use reconcile::converge;
 pub use reconcile::{Firewall, FirewallInspector, FirewallStatus};

@@ -386,12 +386,13 @@ async fn clear(unused: &mut Unused, ours: &Ours, events: &FirewallEventSender) -
 
 /// The result of a comparison.
 #[derive(Debug, Default)]
-struct Done {
+pub(crate) struct Done {
     changes: usize,
     notes: Vec<String>,
 }
 
-async fn converge(
+/// Makes the rules of a manager as wanted, planning again if others change rules meanwhile.
+pub(crate) async fn converge(
     manager: Option<&mut (dyn RuleManager + 'static)>,
     wanted: &Wanted,
     ours: &Ours,

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::removal::{Action, Removal};
+use super::rules;
 use crate::atomic_file;
 use crate::dataplane::{Object, Op};
 use crate::error::chain;
@@ -37,7 +38,9 @@ pub(super) async fn carry_out(
                 kernel.change_link(&LinkOp::Delete(*link)).await.map_err(|error| chain(&error))
             }
             Action::Gate(vni) => gate::remove(netns, *vni).await.map_err(|error| chain(&error)),
-            Action::Rules(step) => step.run(netns).await.map_err(|error| chain(&error)),
+            Action::Rules(step, ours) => {
+                rules::remove(netns, step, ours).await.map_err(|error| chain(&error))
+            }
             Action::Lease(lease) => store.release_lease(lease).await.map_err(|error| chain(&error)),
             Action::File(_) if !failures.is_empty() => {
                 Err("it stays, since it proves to the next run that the rest is ours".to_owned())

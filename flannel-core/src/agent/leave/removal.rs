@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::addr::{LinkIndex, Vni};
 use crate::dataplane::Route;
 use crate::firewall::Step;
+use crate::firewall::rules::Ours;
 use crate::lease::{Lease, LeaseKey};
 
 /// Something that is removed.
@@ -67,8 +68,8 @@ pub(super) enum Action {
     Link(LinkIndex),
     /// By netlink: the table of the underlay gate.
     Gate(Vni),
-    /// By a program.
-    Rules(Step),
+    /// By a program, or by netlink: these of the rules that are ours.
+    Rules(Step, Ours),
     /// From the store.
     Lease(Lease),
     /// From a disk.

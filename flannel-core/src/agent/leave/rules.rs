@@ -11,7 +11,7 @@ use crate::firewall::gate;
 use crate::firewall::iptables::Iptables;
 use crate::firewall::nft::Nftables;
 use crate::firewall::rules::{Ours, Wanted};
-use crate::firewall::{FirewallError, RuleManager, Step};
+use crate::firewall::{FirewallError, RuleManager, Step, converge};
 use crate::netns::Netns;
 
 /// The resync interval, which does not matter: the rules are read once.
@@ -29,7 +29,7 @@ pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
             Ok(steps) if is_known => plan.removals.extend(steps.into_iter().map(|step| Removal {
                 what: "firewall rules".to_owned(),
                 commands: step.commands.clone(),
-                action: Action::Rules(step),
+                action: Action::Rules(step, ours.clone()),
             })),
             Ok(steps) => plan.notes.extend(steps.into_iter().map(|step| {
                 let commands = step.commands.join("; ");
@@ -44,6 +44,17 @@ pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
         }
     }
     plan
+}
+
+/// Carries out a step of the plan.
+pub(super) async fn remove(netns: &Netns, step: &Step, ours: &Ours) -> Result<(), FirewallError> {
+    match step.run(netns).await {
+        // Somebody has changed rules since, so what the step names may be something else now.
+        Err(FirewallError::Outdated) => {
+            converge(Some(&mut Nftables::open(netns)), &Wanted::default(), ours).await.map(drop)
+        }
+        done => done,
+    }
 }
 
 /// The removal of the gates' tables for the VNIs of this agent, which its state file or its devices name.
@@ -89,4 +100,39 @@ async fn steps_of<M: RuleManager>(
     ours: &Ours,
 ) -> Result<Vec<Step>, FirewallError> {
     Ok(manager?.plan(&Wanted::default(), ours).await?.steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use flannel_lab::sandbox::in_sandbox;
+    use flannel_lab::test_name;
+
+    use super::*;
+    use crate::addr::PerFamily;
+    use crate::firewall::rules::Range;
+
+    /// Between the plan and the removal an operator may take his time, and others change rules.
+    #[test]
+    fn rules_go_although_others_changed_theirs_since() {
+        in_sandbox(test_name!(), || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let netns = Netns::current().unwrap();
+                let range = Range::new("10.1.0.0/16".parse().unwrap(), "10.1.7.0/24".parse().unwrap());
+                let ranges = PerFamily { v4: Some(range), v6: None };
+                let ours = Ours::Of(vec![ranges]);
+                let mut nftables = Nftables::open(&netns);
+                converge(Some(&mut nftables), &Wanted::of(ranges).masquerading(true), &ours).await.unwrap();
+                let steps = steps_of(Ok(nftables), &ours).await.unwrap();
+                let nft = |words: &str| Command::new("nft").args(words.split(' ')).output().unwrap();
+                assert!(nft("add table inet theirs").status.success());
+                for step in &steps {
+                    remove(&netns, step, &ours).await.unwrap();
+                }
+                assert_eq!(String::from_utf8(nft("list tables").stdout).unwrap(), "table inet theirs\n");
+            });
+        });
+    }
 }
