@@ -31,6 +31,7 @@ mod server;
 mod status;
 mod store;
 mod tls;
+mod view;
 mod watch;
 mod write;
 
@@ -49,6 +50,7 @@ pub use self::faults::Faults;
 pub use self::kubelet::{kubelet_node, touch_status};
 pub use self::login::Login;
 pub use self::seen::{Counts, Request};
+pub use self::view::MetadataOnly;
 use crate::LabError;
 use crate::etcd::{TlsFiles, free_port};
 use crate::netns::Netns;
@@ -73,6 +75,8 @@ pub struct KubeApiOptions {
     pub tokens: Option<Vec<String>>,
     /// Whether watches can begin with all objects (`sendInitialEvents`), which servers can since 1.32.
     pub watch_list: bool,
+    /// What it does when it is asked for the metadata of nodes alone.
+    pub metadata_only: MetadataOnly,
     /// How often watches get a bookmark, if they want them. The real server takes a minute.
     pub bookmark_interval: Duration,
     /// How many changes the server remembers. Watches and pages from before are answered with 410, and a watch that
@@ -90,6 +94,7 @@ impl Default for KubeApiOptions {
             tls: None,
             tokens: None,
             watch_list: true,
+            metadata_only: MetadataOnly::Served,
             bookmark_interval: Duration::from_mins(1),
             history: 10_000,
         }
@@ -124,14 +129,13 @@ pub struct Snapshot(Store);
 impl KubeApi {
     /// Starts a server, which answers once this returns.
     pub fn start(options: KubeApiOptions) -> Result<Self, LabError> {
-        let KubeApiOptions { netns, listen, port, tls, tokens, watch_list, bookmark_interval, history } =
-            options;
+        let server = Arc::new(Server::new(&options));
+        let KubeApiOptions { netns, listen, port, tls, .. } = options;
         let port = port.or(netns.is_some().then_some(6443)).map_or_else(free_port, Ok)?;
         let address = SocketAddr::new(listen, port);
         let acceptor = tls.as_ref().map(tls::acceptor).transpose()?;
         let connections = Arc::new(Connections::default());
         let (port, incoming) = Port::new(netns, address, connections.clone(), acceptor);
-        let server = Arc::new(Server::new(history, tokens, watch_list, bookmark_interval));
 
         let what = || LabError::io("starting a runtime for the API server");
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(what())?;

@@ -1,7 +1,7 @@
 //! Nodes and pods: read, listed, watched, changed.
 
 use flannel_lab::cluster::Cluster;
-use flannel_lab::kube::fake::{Counts, KubeApi, KubeApiOptions, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{Counts, KubeApi, KubeApiOptions, MetadataOnly, kubelet_node, touch_status};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
@@ -90,6 +90,8 @@ fn errors_are_status_objects() {
     assert_eq!(nothing, (404, "NotFound".into(), words.into()));
     client.send("DELETE", "/api/v1/nodes/node9", "").unwrap();
     assert_eq!(client.answer().unwrap().failure().1, "MethodNotAllowed");
+    let ahead = client.get("/api/v1/nodes/node1?resourceVersion=99").failure();
+    assert_eq!((ahead.0, ahead.1.as_str()), (504, "Timeout"));
     for (query, code, reason) in [
         ("resourceVersion=new", 422, "Invalid"),
         ("limit=few", 400, "BadRequest"),
@@ -107,6 +109,56 @@ fn errors_are_status_objects() {
     ] {
         client.headers = format!("Accept: {accept}\r\n");
         assert_eq!(client.get("/api/v1/nodes").status, code, "{accept}");
+    }
+}
+
+/// Metadata alone, in each way in which it can be asked for; and servers that don't have it.
+#[test]
+fn metadata_is_served_alone_to_those_who_ask_for_it() {
+    let accept =
+        |kind: &str| format!("Accept: application/json;as={kind};g=meta.k8s.io;v=v1,application/json\r\n");
+    let node = kubelet_node("node1", &["10.244.1.0/24"], 3000);
+    for (metadata_only, is_whole, code) in [
+        (MetadataOnly::Served, false, 200),
+        (MetadataOnly::Unknown, true, 200),
+        (MetadataOnly::Refused, true, 406),
+    ] {
+        let api = KubeApi::start(KubeApiOptions { metadata_only, ..KubeApiOptions::default() }).unwrap();
+        api.put_node(node.clone());
+        let mut client = Client::to(&api);
+        client.headers = accept("PartialObjectMetadata");
+        let answer = client.get("/api/v1/nodes/node1");
+        assert_eq!(answer.status, code);
+        client.headers = accept("PartialObjectMetadataList");
+        let list = client.get("/api/v1/nodes");
+        assert_eq!(list.status, code);
+        if code != 200 {
+            assert_eq!(list.failure().1, "NotAcceptable");
+            continue;
+        }
+        let (object, list) = (answer.json(), list.json());
+        let mut watching = Client::to(&api);
+        watching.headers = accept("PartialObjectMetadata");
+        let mut watch =
+            watching.watch("sendInitialEvents=1&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=1");
+        let (kind, first) = watch.event();
+        assert_eq!((kind.as_str(), &first), ("ADDED", &object));
+        let (kind, mark) = watch.event();
+        assert_eq!((kind.as_str(), &mark["kind"]), ("BOOKMARK", &object["kind"]));
+        assert_eq!(mark["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+        assert_eq!(object["metadata"], list["items"][0]["metadata"]);
+        assert_eq!(object["metadata"], api.node("node1").unwrap()["metadata"]);
+        assert_eq!((object.get("spec").is_some(), mark.get("status").is_some()), (is_whole, is_whole));
+        let kinds = [&object["kind"], &list["kind"], &list["items"][0]["kind"]];
+        let partial = [json!("PartialObjectMetadata"), json!("PartialObjectMetadataList")];
+        let want = match is_whole {
+            true => [&json!("Node"), &json!("NodeList"), &json!(null)],
+            false => [&partial[0], &partial[1], &partial[0]],
+        };
+        assert_eq!(kinds, want);
+        // A list is no object.
+        client.headers = accept("PartialObjectMetadata");
+        assert_eq!(client.get("/api/v1/nodes").status, if is_whole { 200 } else { 406 });
     }
 }
 

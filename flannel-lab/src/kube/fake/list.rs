@@ -13,6 +13,7 @@ use super::encoded::Encoded;
 use super::seen::Request;
 use super::status::Failure;
 use super::store::Store;
+use super::view::View;
 
 /// What a list or a watch asks for.
 #[derive(Debug, Clone)]
@@ -92,8 +93,17 @@ pub(super) fn check(request: &Request, watch_list: bool) -> Result<(), Failure> 
     if wrong.is_empty() { Ok(()) } else { Err(Failure::invalid("meta.k8s.io", "ListOptions", "", &wrong)) }
 }
 
+/// Refuses a single object that must not be older than a revision which is yet to come.
+pub(super) fn check_reached(store: &Store, request: &Request) -> Result<(), Failure> {
+    let current = store.revision();
+    match Selection::of(request)?.revision {
+        Some(wanted) if wanted > current => Err(Failure::too_large(wanted, current)),
+        _ => Ok(()),
+    }
+}
+
 /// A whole list or a page of it, encoded.
-pub(super) fn list(store: &Store, request: &Request) -> Result<Vec<u8>, Failure> {
+pub(super) fn list(store: &Store, request: &Request, view: View) -> Result<Vec<u8>, Failure> {
     let selection = Selection::of(request)?;
     let limit = request.parameter("limit").map(str::parse::<usize>).transpose();
     let limit = limit.map_err(|error| Failure::bad_request(format!("limit: {error}")))?;
@@ -141,13 +151,14 @@ pub(super) fn list(store: &Store, request: &Request) -> Result<Vec<u8>, Failure>
         (token, found.count() + 1)
     });
     let rest = next.map(|(token, rest)| (token, selection.name.is_none().then_some(rest)));
-    Ok(encode(&items, revision, rest))
+    Ok(encode(&items, revision, rest, view))
 }
 
 fn encode(
     items: &[(Arc<str>, &Arc<Encoded>)],
     revision: u64,
     rest: Option<(String, Option<usize>)>,
+    view: View,
 ) -> Vec<u8> {
     let mut metadata = json!({ "resourceVersion": revision.to_string() });
     if let Some((token, remaining)) = rest {
@@ -156,14 +167,18 @@ fn encode(
             metadata["remainingItemCount"] = json!(remaining);
         }
     }
+    let (kind, version) = match view {
+        View::Whole => ("NodeList", "v1"),
+        View::Metadata => ("PartialObjectMetadataList", "meta.k8s.io/v1"),
+    };
     let mut list =
-        format!(r#"{{"kind":"NodeList","apiVersion":"v1","metadata":{metadata},"items":["#).into_bytes();
-    list.reserve(items.iter().map(|(_, node)| node.item_len() + 1).sum::<usize>() + 2);
+        format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#).into_bytes();
+    list.reserve(items.iter().map(|(_, node)| node.item_len(view) + 1).sum::<usize>() + 2);
     for (at, (_, node)) in items.iter().enumerate() {
         if at > 0 {
             list.push(b',');
         }
-        node.push_item(&mut list);
+        node.push_item(view, &mut list);
     }
     list.extend_from_slice(b"]}");
     list

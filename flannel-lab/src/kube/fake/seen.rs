@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use axum::http::{HeaderName, request};
 
 /// A request, as it came. Those that faults answered are among them.
@@ -15,6 +15,8 @@ pub struct Request {
     pub path: String,
     /// The query, decoded. Of two values with one name the last.
     pub query: BTreeMap<String, String>,
+    /// The media types that the client takes.
+    pub accept: Option<String>,
     /// The media type of the body.
     pub content_type: Option<String>,
     /// Who the client says that it is.
@@ -37,6 +39,7 @@ impl Request {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
             query: query(parts.uri.query().unwrap_or_default()),
+            accept: header(ACCEPT),
             content_type: header(CONTENT_TYPE),
             user_agent: header(USER_AGENT),
             token: header(AUTHORIZATION).and_then(|text| text.strip_prefix("Bearer ").map(str::to_owned)),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
@@ -18,6 +18,7 @@ use super::listener::Client;
 use super::seen::{Request, decode};
 use super::server::Server;
 use super::status::Failure;
+use super::view::{View, negotiate};
 use super::watch::watch;
 use super::write::{Part, apply};
 
@@ -77,20 +78,21 @@ fn respond(
     if !server.is_known(client, request) {
         return Err(Failure::unauthorized());
     }
-    takes_json(headers)?;
+    let view = negotiate(headers, request, server.metadata_only)?;
     match (request.method.as_str(), &path[..]) {
         ("GET", ["version"]) => Ok(json_body(version())),
         ("GET", ["api", "v1", "nodes"]) => {
             list::check(request, server.watch_list)?;
             if request.is_watch() {
-                return watch(server, request);
+                return watch(server, request, view);
             }
-            Ok(json_body(list::list(&server.store(), request)?))
+            Ok(json_body(list::list(&server.store(), request, view)?))
         }
         ("GET", ["api", "v1", "nodes", name] | ["api", "v1", "nodes", name, "status"]) => {
             let store = server.store();
+            list::check_reached(&store, request)?;
             let node = store.nodes().get(*name).ok_or_else(|| Failure::not_found("nodes", name))?;
-            Ok(json_body(node.object()))
+            Ok(json_body(node.object(view)))
         }
         ("PATCH", ["api", "v1", "nodes", name]) => patch(server, name, Part::Main, request, faults),
         ("PATCH", ["api", "v1", "nodes", name, "status"]) => {
@@ -124,7 +126,7 @@ fn patch(
     let format = request.content_type.as_deref().unwrap_or_default();
     let dry_run = request.parameter("dryRun").is_some();
     let node = server.change(|store| apply(store, name, part, format, request.body.as_bytes(), dry_run))?;
-    Ok(json_body(node.object()))
+    Ok(json_body(node.object(View::Whole)))
 }
 
 /// Says whether the client may do something, which is everything but what a fault denies.
@@ -161,23 +163,6 @@ async fn read(parts: &request::Parts, body: Body) -> Result<Request, Failure> {
     let body = axum::body::to_bytes(body, largest).await;
     let body = body.map_err(|error| Failure::bad_request(error.to_string()))?;
     Ok(Request::new(parts, &body))
-}
-
-/// Whether the client can read what we write, by its `Accept`.
-fn takes_json(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
-    if accepted.peek().is_none() {
-        return Ok(());
-    }
-    // Tables and the like are other objects in the same format.
-    let is_json = |kind: &str| {
-        let mut words = kind.split(';').map(str::trim);
-        let format = words.next().unwrap_or_default();
-        ["application/json", "application/*", "*/*"].contains(&format)
-            && !words.any(|word| word.starts_with("as="))
-    };
-    let is_taken = accepted.any(|kinds| kinds.split(',').any(|kind| is_json(kind.trim())));
-    if is_taken { Ok(()) } else { Err(Failure::not_acceptable()) }
 }
 
 fn json_body(body: impl Into<Body>) -> Response {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::KubeApiOptions;
 use super::faults::Faults;
 use super::listener::Client;
 use super::seen::{Counts, Request};
 use super::store::Store;
+use super::view::MetadataOnly;
 
 /// What the server's threads share with those of the tests.
 #[derive(Debug)]
@@ -26,27 +28,24 @@ pub(super) struct Server {
     /// How many bytes of endless answers were taken from us.
     pub(super) endless: AtomicU64,
     pub(super) watch_list: bool,
+    pub(super) metadata_only: MetadataOnly,
     pub(super) bookmark_interval: Duration,
 }
 
 impl Server {
-    pub(super) fn new(
-        history: usize,
-        tokens: Option<Vec<String>>,
-        watch_list: bool,
-        bookmark_interval: Duration,
-    ) -> Self {
+    pub(super) fn new(options: &KubeApiOptions) -> Self {
         Self {
-            store: Mutex::new(Store::new(history)),
+            store: Mutex::new(Store::new(options.history)),
             faults: Mutex::default(),
-            tokens: Mutex::new(tokens),
+            tokens: Mutex::new(options.tokens.clone()),
             seen: Mutex::default(),
             changes: watch::Sender::new(0),
             life: AtomicU64::new(0),
             open_watches: AtomicUsize::new(0),
             endless: AtomicU64::new(0),
-            watch_list,
-            bookmark_interval: bookmark_interval.max(Duration::from_millis(1)),
+            watch_list: options.watch_list,
+            metadata_only: options.metadata_only,
+            bookmark_interval: options.bookmark_interval.max(Duration::from_millis(1)),
         }
     }
 

@@ -20,6 +20,7 @@ use super::list::Selection;
 use super::seen::Request;
 use super::server::Server;
 use super::status::Failure;
+use super::view::View;
 
 /// How many changes are taken from the store at once.
 const BATCH: usize = 100;
@@ -37,6 +38,7 @@ const GARBAGE: &[u8] = b"{\"type\":\"MODIFIED\",\"object\":{\"kind\":\"No\n";
 struct Watcher {
     server: Arc<Server>,
     selection: Selection,
+    view: View,
     /// What the client knows: changes after this revision go to it.
     known: u64,
     bookmarks: bool,
@@ -73,7 +75,7 @@ impl Drop for Open {
 }
 
 /// Answers a request for a watch.
-pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response, Failure> {
+pub(super) fn watch(server: &Arc<Server>, request: &Request, view: View) -> Result<Response, Failure> {
     let selection = Selection::of(request)?;
     let timeout = request.parameter("timeoutSeconds").map(str::parse::<u64>).transpose();
     let timeout = timeout.map_err(|error| Failure::bad_request(format!("timeoutSeconds: {error}")))?;
@@ -94,7 +96,7 @@ pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response,
             let nodes = store.nodes().iter().filter(|(name, _)| selection.takes(name));
             first.extend(nodes.map(|(_, node)| First::Node(node.clone())));
             if initial.is_some() && bookmarks {
-                first.push_back(First::Line(bookmark(current, true)));
+                first.push_back(First::Line(bookmark(current, true, view)));
             }
             current
         }
@@ -118,6 +120,7 @@ pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response,
     let watcher = Watcher {
         server: server.clone(),
         selection,
+        view,
         known,
         bookmarks,
         first,
@@ -143,7 +146,7 @@ impl Watcher {
     async fn more(&mut self) -> Option<VecDeque<Bytes>> {
         if let Some(first) = self.first.pop_front() {
             let line = match first {
-                First::Node(node) => node.added(),
+                First::Node(node) => node.added(self.view),
                 First::Line(line) => line,
             };
             return Some([line].into());
@@ -181,7 +184,7 @@ impl Watcher {
                         return Some(lines);
                     }
                     self.known = current;
-                    return Some([bookmark(current, false)].into());
+                    return Some([bookmark(current, false, self.view)].into());
                 }
             }
         }
@@ -200,7 +203,7 @@ impl Watcher {
                 if garbage {
                     lines.push_back(Bytes::from_static(GARBAGE));
                 }
-                lines.push_back(event.after.line());
+                lines.push_back(event.after.line(self.view));
             }
         }
         Some(lines)
@@ -225,10 +228,15 @@ fn response(body: Body) -> Response {
 }
 
 /// An event without a change: the client knows all up to this revision. It carries an object, as empty as Go writes it.
-fn bookmark(revision: u64, ends_initial_events: bool) -> Bytes {
+fn bookmark(revision: u64, ends_initial_events: bool, view: View) -> Bytes {
     let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
     if ends_initial_events {
         metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+    }
+    if view == View::Metadata {
+        let object =
+            json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+        return format!("{}\n", json!({ "type": "BOOKMARK", "object": object })).into();
     }
     let info = ["architecture", "bootID", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion"];
     let info =
