@@ -12,7 +12,7 @@ use flannel_core::lease::brief;
 use flannel_core::secret::{ServerUrl, without_user_info};
 use flannel_core::subnet::SubnetError;
 use futures::TryStreamExt;
-use http::header::{CONTENT_TYPE, DATE, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderValue, USER_AGENT};
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
 use http_body_util::BodyExt;
@@ -84,6 +84,11 @@ impl CallError {
     /// timeout (504).
     pub(super) fn is_expired(&self) -> bool {
         self.status == Some(410) || (self.status == Some(504) && self.why.contains("resource version"))
+    }
+
+    /// Whether the server, or a proxy before it, rejects the form in which an answer is wanted.
+    pub(super) fn is_unacceptable(&self) -> bool {
+        matches!(self.status, Some(406 | 415))
     }
 
     /// Whether the server rejects the form of the request.
@@ -287,6 +292,15 @@ impl Clients {
 /// A GET request.
 pub(super) fn get(path: &str) -> Request<Vec<u8>> {
     request(Method::GET, path, Vec::new())
+}
+
+/// A GET request for an answer in a form.
+pub(super) fn get_as(path: &str, accept: Option<&'static str>) -> Request<Vec<u8>> {
+    let mut request = get(path);
+    if let Some(accept) = accept {
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
+    }
+    request
 }
 
 /// A strategic merge patch with our field manager, as Go flannel's.

@@ -46,7 +46,7 @@ impl Store {
     async fn node_record(&self) -> NodeRecord {
         match self.read_own().await {
             Ok(own) => {
-                let subnets = own.node.pod_cidrs.iter().map(ToString::to_string);
+                let subnets = own.node.pod_cidrs.iter().flatten().map(ToString::to_string);
                 let facts = NodeFacts::new(&*own.node.name, subnets);
                 NodeRecord::Read(facts.published(own.node.published()))
             }

@@ -16,10 +16,11 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Store;
-use super::client::{CallError, ENDLESS, MAX_OBJECT, get};
+use super::client::{CallError, ENDLESS, MAX_OBJECT, get, get_as};
 use super::node::{BadObject, Names, NodeObject, WireMeta, WireNode};
 use super::outline::Outline;
 use super::page::{Item, Splitter};
+use super::view::View;
 
 /// Nodes in a page of a list. A node has 3 to 20 KB.
 const PAGE: usize = 500;
@@ -60,12 +61,21 @@ pub(super) enum Heard {
     Broken(String),
 }
 
-/// Why listing by a watch failed.
+/// Why a list failed.
 pub(super) enum NoList {
-    /// The server does not support it, with the reason.
+    /// The server does not list by a watch, with the reason.
     Unsupported(String),
+    /// It does not send metadata alone, with the reason.
+    Unacceptable(String),
     /// It failed; the status has the reason.
     Failed,
+}
+
+/// A watch that was asked for.
+pub(super) enum Opened {
+    Feed(Box<Feed>),
+    /// The server does not send metadata alone, with the reason.
+    Unacceptable(String),
 }
 
 /// One event of a watch.
@@ -73,6 +83,8 @@ pub(super) enum NoList {
 pub(super) enum Event {
     /// An object was created or changed; with its JSON if it is our own node.
     Put(Object, Option<String>),
+    /// A node says what it said before.
+    Same,
     /// A node was deleted.
     Deleted(String),
     /// A bookmark: only the progress of the watch.
@@ -136,7 +148,7 @@ struct WireStatus {
 impl Store {
     /// Lists all nodes in pages. The request has a limit and no revision, since servers ignore the limit with revision
     /// 0 and send all nodes at once.
-    pub(super) async fn list(&self, own: &str, add: &mut Sink<'_>) -> Result<Listed, CallError> {
+    pub(super) async fn list(&self, own: &str, view: View, add: &mut Sink<'_>) -> Result<Listed, NoList> {
         let mut listed = Listed { own: None, revision: String::new(), count: 0 };
         let mut next = String::new();
         loop {
@@ -168,14 +180,16 @@ impl Store {
                     Ok(())
                 })
             };
-            let request = get(&format!("/api/v1/nodes?{query}"));
-            self.note(
-                "list nodes",
-                self.clients.read("list nodes", request, self.options.timeouts.page, take),
-            )
-            .await?;
-            let page: WireList<'_> =
-                serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
+            let request = get_as(&format!("/api/v1/nodes?{query}"), view.of_list());
+            let read = self.clients.read("list nodes", request, self.options.timeouts.page, take);
+            let refused = self.note("list nodes", unless_unacceptable(view, read)).await;
+            if let Err(why) = refused.map_err(|_| NoList::Failed)? {
+                return Err(NoList::Unacceptable(why));
+            }
+            let page: WireList<'_> = serde_json::from_slice(page.rest()).map_err(|error| {
+                self.bad_answer("list nodes", &error);
+                NoList::Failed
+            })?;
             listed.revision = page.metadata.revision.into_owned();
             next = page.metadata.next;
             if next.is_empty() {
@@ -202,25 +216,31 @@ impl Store {
     pub(super) async fn list_by_watch(
         &self,
         own: &str,
+        view: View,
         add: &mut Sink<'_>,
-    ) -> Result<(Listed, Feed), NoList> {
-        let mut feed = self.open(None).await.map_err(|error| {
-            if error.is_refused() { NoList::Unsupported(error.to_string()) } else { NoList::Failed }
-        })?;
+    ) -> Result<(Listed, Box<Feed>), NoList> {
+        let mut feed = match self.open(None, view).await {
+            Ok(Opened::Feed(feed)) => feed,
+            Ok(Opened::Unacceptable(why)) => return Err(NoList::Unacceptable(why)),
+            Err(error) if error.is_refused() => return Err(NoList::Unsupported(error.to_string())),
+            Err(_) => return Err(NoList::Failed),
+        };
+        let is_same = |_: &WireNode<'_>| false;
         let mut listed = Listed { own: None, revision: String::new(), count: 0 };
         let mut is_empty = true;
         loop {
-            let (event, revision) = match feed.next(self, own, self.options.timeouts.first_word).await {
-                Heard::Event(event, revision) => (event, revision),
-                Heard::Ended => return Err(NoList::Failed),
-                // A server without such watches never sends the bookmark at the end of the list.
-                Heard::Broken(why) if !is_empty => return Err(NoList::Unsupported(why)),
-                Heard::Broken(why) => {
-                    self.clients.renew();
-                    self.health.fail(format!("watch nodes at {}: {why}", self.clients.server()));
-                    return Err(NoList::Failed);
-                }
-            };
+            let (event, revision) =
+                match feed.next(self, own, self.options.timeouts.first_word, is_same).await {
+                    Heard::Event(event, revision) => (event, revision),
+                    Heard::Ended => return Err(NoList::Failed),
+                    // A server without such watches never sends the bookmark at the end of the list.
+                    Heard::Broken(why) if !is_empty => return Err(NoList::Unsupported(why)),
+                    Heard::Broken(why) => {
+                        self.clients.renew();
+                        self.health.fail(format!("watch nodes at {}: {why}", self.clients.server()));
+                        return Err(NoList::Failed);
+                    }
+                };
             match (event, revision) {
                 (Event::Put(object, json), _) => {
                     listed.own = json.or(listed.own);
@@ -232,7 +252,7 @@ impl Store {
                     return Ok((Listed { revision, ..listed }, feed));
                 }
                 (Event::Failed(why) | Event::Garbage(why), _) => return Err(NoList::Unsupported(why)),
-                (Event::Bookmark { .. } | Event::Expired | Event::Deleted(_), _) => {
+                (Event::Bookmark { .. } | Event::Expired | Event::Deleted(_) | Event::Same, _) => {
                     let why = "changes came before the end of the list";
                     return Err(NoList::Unsupported(why.to_owned()));
                 }
@@ -241,7 +261,7 @@ impl Store {
     }
 
     /// Watches from a revision on; without one the watch begins with all objects, if the server supports that.
-    pub(super) async fn open(&self, revision: Option<&str>) -> Result<Feed, CallError> {
+    pub(super) async fn open(&self, revision: Option<&str>, view: View) -> Result<Opened, CallError> {
         let seconds = WATCH + fastrand::u64(..WATCH);
         let (limit, seconds) = (Duration::from_secs(seconds), seconds.to_string());
         let mut query =
@@ -250,11 +270,14 @@ impl Store {
             Some(revision) => query.push(("resourceVersion", revision)),
             None => query.extend([("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]),
         }
-        let request = get(&format!("/api/v1/nodes?{}", form_urlencoded(&query)));
-        let patience = self.options.timeouts.request;
-        let reader = self.note("watch nodes", self.clients.stream("watch nodes", request, patience)).await?;
+        let request = get_as(&format!("/api/v1/nodes?{}", form_urlencoded(&query)), view.of_watch());
+        let answer = self.clients.stream("watch nodes", request, self.options.timeouts.request);
+        let reader = match self.note("watch nodes", unless_unacceptable(view, answer)).await? {
+            Ok(reader) => Box::pin(reader),
+            Err(why) => return Ok(Opened::Unacceptable(why)),
+        };
         let opened = Instant::now();
-        Ok(Feed { reader: Box::pin(reader), line: Vec::new(), skipped: None, opened, limit })
+        Ok(Opened::Feed(Feed { reader, line: Vec::new(), skipped: None, opened, limit }.into()))
     }
 }
 
@@ -266,8 +289,19 @@ impl Listed {
     }
 }
 
+/// The answer to a request for metadata alone, or why the server does not send that. It is no outage.
+async fn unless_unacceptable<T>(
+    view: View,
+    answer: impl Future<Output = Result<T, CallError>>,
+) -> Result<Result<T, String>, CallError> {
+    match answer.await {
+        Err(error) if view == View::Metadata && error.is_unacceptable() => Ok(Err(error.to_string())),
+        answer => answer.map(Ok),
+    }
+}
+
 /// A node of which only the name is known.
-fn too_large(name: Option<String>) -> BadObject {
+pub(super) fn too_large(name: Option<String>) -> BadObject {
     let reason = format!(
         "the node object has more than {MAX_OBJECT} bytes, which nobody reads; it has a few thousand"
     );
@@ -321,8 +355,15 @@ impl Feed {
         self.age() >= self.limit
     }
 
-    /// Waits for the next event, no longer than `silence`. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self, store: &Store, own: &str, silence: Duration) -> Heard {
+    /// Waits for the next event, no longer than `silence`. `is_same` tells whether a node says what it said before.
+    /// Dropping the future loses nothing.
+    pub(super) async fn next(
+        &mut self,
+        store: &Store,
+        own: &str,
+        silence: Duration,
+        is_same: impl Fn(&WireNode<'_>) -> bool,
+    ) -> Heard {
         loop {
             match tokio::time::timeout(silence, self.read_line()).await {
                 Ok(Ok(true)) => {}
@@ -338,7 +379,7 @@ impl Feed {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let (event, revision) = decode(&line, &store.names, own);
+            let (event, revision) = decode(&line, &store.names, own, &is_same);
             // Reuse the buffer for the next line.
             self.line = line;
             self.line.clear();
@@ -394,7 +435,12 @@ fn of_outline(outline: &Outline) -> (Event, Option<String>) {
 }
 
 /// Decodes one line of a watch: the event, and the revision after it.
-pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<String>) {
+pub(super) fn decode(
+    line: &[u8],
+    names: &Names,
+    own: &str,
+    is_same: impl Fn(&WireNode<'_>) -> bool,
+) -> (Event, Option<String>) {
     let garbage = |error: &dyn std::fmt::Display| {
         (Event::Garbage(format!("no watch event: {}", brief(&error.to_string()))), None)
     };
@@ -408,7 +454,9 @@ pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<St
         && object.metadata.name != own
     {
         let revision = object.metadata.resource_version.as_deref().map(str::to_owned);
-        return (Event::Put(Ok(NodeObject::of(object, names)), None), revision);
+        let event =
+            if is_same(&object) { Event::Same } else { Event::Put(Ok(NodeObject::of(object, names)), None) };
+        return (event, revision);
     }
     let event: WireEvent<'_> = match serde_json::from_str(text) {
         Ok(event) => event,

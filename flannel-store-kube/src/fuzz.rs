@@ -8,7 +8,7 @@ use kube::config::Kubeconfig;
 use super::annotations::AnnotationPrefix;
 use super::client::parse_url;
 use super::feed::{Event, decode};
-use super::known::Known;
+use super::known::{Folded, Known};
 use super::node::{BadObject, Judgement, Names, NodeObject};
 use super::page::Splitter;
 
@@ -18,15 +18,15 @@ const OWN: &str = "node1";
 /// Lines of a watch, one behind another, and the same bytes as one page of a list.
 ///
 /// # Panics
-/// If nodes are known otherwise than by a list of them, if where a page is cut matters, or if a reason does not fit a
-/// log line.
+/// If nodes are known otherwise than by a list of them, if what is passed over as a heartbeat would change something, if
+/// where a page is cut matters, or if a reason does not fit a log line.
 pub fn nodes(data: &[u8]) {
     let prefix = AnnotationPrefix::default();
     let names = Names::new(&prefix);
     let known = || Known::new(OWN, Family::ALL.to_vec(), prefix.clone());
     let (mut followed, mut objects) = (known(), Vec::<(Box<str>, NodeObject)>::new());
     for line in data.split(|byte| *byte == b'\n') {
-        let (event, _) = decode(line, &names, OWN);
+        let (event, _) = decode(line, &names, OWN, |wire| followed.is_same(wire, &names));
         let updates = match event {
             Event::Put(object, own) => {
                 assert!(own.is_none() || object.as_ref().is_ok_and(|it| &*it.name == OWN) || object.is_err());
@@ -39,7 +39,7 @@ pub fn nodes(data: &[u8]) {
                 if let Ok(node) = &object {
                     objects.push((node.name.clone(), node.clone()));
                 }
-                followed.fold(object)
+                followed.fold(object).updates
             }
             Event::Deleted(name) => {
                 objects.retain(|(other, _)| **other != *name);
@@ -47,6 +47,13 @@ pub fn nodes(data: &[u8]) {
             }
             Event::Garbage(why) | Event::Failed(why) => {
                 assert!(!why.is_empty());
+                Vec::new()
+            }
+            Event::Same => {
+                let (event, _) = decode(line, &names, OWN, |_| false);
+                let Event::Put(object, None) = event else { panic!("{event:?}") };
+                let folded = followed.fold(object);
+                assert_eq!(folded, Folded::default(), "what is passed over would change nothing");
                 Vec::new()
             }
             Event::Bookmark { .. } | Event::Expired => Vec::new(),

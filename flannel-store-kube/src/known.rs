@@ -4,6 +4,9 @@
 //! Two nodes can get the same subnet by mistake. Then on this node ours is used, otherwise the one that was created
 //! first. All agents agree on which one is younger (created later, else with the greater name): all others name it, and
 //! it knows itself that it is.
+//!
+//! Of most nodes only the metadata is sent, which does not have the subnets. They stay for as long as the node exists, by
+//! its uid, so they are taken from what is known of it, and a node of which nothing is known is wanted whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -15,7 +18,7 @@ use flannel_core::lease::{
 use flannel_core::subnet::kit::repack;
 
 use super::annotations::{Annotation, AnnotationPrefix};
-use super::node::{BadObject, Judgement, NodeObject};
+use super::node::{BadObject, Judgement, Names, NodeObject, WireNode};
 
 /// For how many unreadable nodes the reason is kept.
 const MOST_REASONS: usize = 256;
@@ -29,7 +32,7 @@ pub(super) struct Known {
     own: Box<str>,
     families: Vec<Family>,
     prefix: AnnotationPrefix,
-    nodes: BTreeMap<Box<str>, Claim>,
+    nodes: BTreeMap<Box<str>, Node>,
     /// The nodes that claim each key, the oldest first; rarely more than one.
     claims: BTreeSet<(LeaseKey, u64, Box<str>)>,
     /// Unreadable nodes, those with the subnet of an older one, and those with an annotation that is passed over.
@@ -41,6 +44,16 @@ pub(super) struct Known {
     hasher: RandomState,
     /// Counts changes.
     news: u64,
+}
+
+/// A node that takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    claim: Claim,
+    /// A hash of the uid of the object from which the subnets are known; `None` if they are not.
+    uid: Option<u64>,
+    /// What the object was made of ([`WireNode::print`]); `None` of an unreadable one.
+    print: Option<u64>,
 }
 
 /// The claim of a node that takes part.
@@ -81,8 +94,29 @@ pub(super) struct Listing {
     next: Known,
     /// How many nodes have arrived.
     pub(super) count: usize,
+    /// Nodes that take part, and of which only the metadata is known.
+    pub(super) wants: Vec<NodeObject>,
     /// How many there were when the trees were last repacked.
     packed: usize,
+}
+
+/// What one object changes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Folded {
+    /// For the watch.
+    pub(super) updates: Vec<LeaseUpdate>,
+    /// The object, if it is wanted whole.
+    pub(super) wants: Option<NodeObject>,
+}
+
+/// What an object says.
+enum Verdict {
+    /// The node, if it takes part, and the reason if it is unreadable.
+    Node(Box<str>, Option<Node>, Option<String>),
+    /// It takes part, and its subnets are not known.
+    Wanted(NodeObject),
+    /// It can't be attributed to a node.
+    Nameless,
 }
 
 impl Listing {
@@ -121,17 +155,25 @@ impl Known {
     /// Begins a list of all nodes.
     pub(super) fn list(&self) -> Listing {
         let next = Self::new(&self.own, self.families.clone(), self.prefix.clone());
-        Listing { next: Self { hasher: self.hasher.clone(), ..next }, count: 0, packed: 0 }
+        let next = Self { hasher: self.hasher.clone(), ..next };
+        Listing { next, count: 0, wants: Vec::new(), packed: 0 }
     }
 
     /// Adds one object of a list. An unreadable one is named.
     pub(super) fn add(&self, listing: &mut Listing, object: Result<NodeObject, BadObject>) {
         listing.count += 1;
         listing.repack();
-        // Without a name it can't be attributed to a node.
-        if let Some((name, Some(claim), reason)) = self.judge(object) {
-            listing.next.put(name, claim, reason.as_deref());
+        match self.judge(object) {
+            Verdict::Node(name, Some(node), reason) => listing.next.put(name, node, reason.as_deref()),
+            Verdict::Wanted(node) => listing.wants.push(node),
+            Verdict::Node(..) | Verdict::Nameless => {}
         }
+    }
+
+    /// Whether an object says what its node said last, so that nothing has to be made of it.
+    pub(super) fn is_same(&self, wire: &WireNode<'_>, names: &Names) -> bool {
+        let print = self.nodes.get(&*wire.metadata.name).and_then(|node| node.print);
+        print.is_some_and(|print| print == wire.print(names))
     }
 
     /// Replaces all that is known by what the API server listed.
@@ -146,7 +188,7 @@ impl Known {
             contested.flat_map(|key| self.claimants(key).map(Box::from)).collect::<Vec<Box<str>>>();
         let (mut leases, mut unreadable) = (Vec::new(), UnreadableRecords::default());
         let ignoring =
-            self.nodes.iter().filter(|(_, claim)| matches!(claim, Claim::Lease { ignores: true, .. }));
+            self.nodes.iter().filter(|(_, node)| matches!(node.claim, Claim::Lease { ignores: true, .. }));
         let named: BTreeSet<Box<str>> =
             contested.into_iter().chain(ignoring.map(|(name, _)| name.clone())).collect();
         let told: Vec<_> = named.iter().filter_map(|name| self.tell(name)).collect();
@@ -160,11 +202,17 @@ impl Known {
         LeaseUpdate::Snapshot { leases, unreadable }
     }
 
-    /// Applies the present state of one object. Returns the updates for the watch.
-    pub(super) fn fold(&mut self, object: Result<NodeObject, BadObject>) -> Vec<LeaseUpdate> {
+    /// Applies the present state of one object.
+    pub(super) fn fold(&mut self, object: Result<NodeObject, BadObject>) -> Folded {
         match self.judge(object) {
-            Some((name, claim, reason)) => self.change(&name, claim, reason.as_deref()),
-            None => Vec::new(),
+            Verdict::Node(name, node, reason) => {
+                Folded { updates: self.change(&name, node, reason.as_deref()), wants: None }
+            }
+            // If there was a node of that name, it was another one.
+            Verdict::Wanted(node) => {
+                Folded { updates: self.change(&node.name, None, None), wants: Some(node) }
+            }
+            Verdict::Nameless => Folded::default(),
         }
     }
 
@@ -180,7 +228,7 @@ impl Known {
 
     /// Why our node must not get pods: an older one has its subnet.
     pub(super) fn rival(&self) -> Option<String> {
-        let key = self.nodes.get(&self.own)?.key()?;
+        let key = self.key_of(&self.own)?;
         let eldest = self.eldest(key)?;
         (*eldest != *self.own).then(|| why_younger(&self.own, key, eldest))
     }
@@ -193,7 +241,7 @@ impl Known {
     /// Why a node with a readable lease is reported: it has the subnet of an older one, or an annotation that is passed
     /// over. Not for ours (see [`Self::rival`]; and it writes its annotations anew), nor for an unreadable one.
     fn why_named(&self, name: &str) -> Option<String> {
-        let Some(Claim::Lease { lease, ignores }) = self.nodes.get(name).filter(|_| *name != *self.own)
+        let Claim::Lease { lease, ignores } = &self.nodes.get(name).filter(|_| *name != *self.own)?.claim
         else {
             return None;
         };
@@ -216,7 +264,7 @@ impl Known {
         let Some(why) = self.why_named(name) else {
             self.told.remove(name)?;
             let record = of_node(name, String::new());
-            if matches!(self.nodes.get(name), None | Some(Claim::Lease { .. })) {
+            if self.nodes.get(name).is_none_or(|node| matches!(node.claim, Claim::Lease { .. })) {
                 self.problems.remove(&record.key);
             }
             return Some(LeaseUpdate::Removed(record.key));
@@ -248,42 +296,84 @@ impl Known {
         keys.filter(move |key| last.replace(*key) != Some(*key))
     }
 
-    /// The claim of an object, and the reason if it is unreadable; `None` if its name is unknown.
-    fn judge(
-        &self,
-        object: Result<NodeObject, BadObject>,
-    ) -> Option<(Box<str>, Option<Claim>, Option<String>)> {
-        let (name, known, reason) = match object {
-            Ok(node) => match node.judge(&self.families, &self.prefix) {
-                Judgement::Apart => return Some((node.name, None, None)),
-                Judgement::Lease(lease) => {
-                    let claim = Claim::Lease { lease: lease.into(), ignores: !node.is_whole() };
-                    return Some((node.name, Some(claim), None));
-                }
-                Judgement::Bad { key, reason } => (node.name, Some((key, node.created)), reason),
-            },
-            Err(BadObject { name, reason }) => (name?, None, reason),
+    /// What an object says, together with what is known of its node.
+    fn judge(&self, object: Result<NodeObject, BadObject>) -> Verdict {
+        let node = match object {
+            Ok(node) => node,
+            Err(BadObject { name: None, .. }) => return Verdict::Nameless,
+            Err(BadObject { name: Some(name), reason }) => {
+                // Its last readable state stays.
+                let before = self.nodes.get(&name);
+                let (key, uid) = before.map(|node| (node.claim.key(), node.uid)).unwrap_or_default();
+                let created = before.map_or(u64::MAX, |node| node.claim.created());
+                let node = Node {
+                    claim: self.bad(key, created, &reason),
+                    uid: uid.filter(|_| key.is_some()),
+                    print: None,
+                };
+                return Verdict::Node(name, Some(node), Some(reason));
+            }
         };
-        // Its last readable state stays.
-        let before = self.nodes.get(&name);
-        let key = known.and_then(|(key, _)| key).or(before.and_then(Claim::key));
-        let created = known.map(|(_, created)| created).or(before.map(Claim::created)).unwrap_or(u64::MAX);
-        let hash = self.hasher.hash_one(&reason);
-        Some((name, Some(Claim::Bad { key, created, reason: hash }), Some(reason)))
+        if !node.is_managed() {
+            return Verdict::Node(node.name, None, None);
+        }
+        let uid = Some(self.hasher.hash_one(&node.uid));
+        let before = self.nodes.get(&node.name).filter(|before| before.uid == uid);
+        let key = match (&node.pod_cidrs, before) {
+            (Some(_), _) => node.key(&self.families),
+            (None, None) => return Verdict::Wanted(node),
+            (None, Some(before)) => {
+                let Some(key) = before.claim.key() else {
+                    // Its podCIDRs can't be used, whatever else it says.
+                    let reason = self.reasons.get(&node.name).map_or(NO_REASON, String::as_str).to_owned();
+                    return Verdict::Node(node.name, Some(before.clone()), Some(reason));
+                };
+                Ok(Some(key))
+            }
+        };
+        let judgement = node.judge_with(key, &self.prefix);
+        match judgement {
+            Judgement::Apart => Verdict::Node(node.name, None, None),
+            Judgement::Lease(lease) => {
+                let claim = Claim::Lease { lease: lease.into(), ignores: !node.is_whole() };
+                Verdict::Node(node.name, Some(Node { claim, uid, print: Some(node.print) }), None)
+            }
+            Judgement::Bad { key, reason } => {
+                // Subnets that can't be used don't become those that the name had before.
+                let held = key.or_else(|| self.key_of(&node.name));
+                let uid = uid.filter(|_| held == key);
+                let claim = self.bad(held, node.created, &reason);
+                Verdict::Node(node.name, Some(Node { claim, uid, print: Some(node.print) }), Some(reason))
+            }
+        }
     }
 
-    fn change(&mut self, name: &str, now: Option<Claim>, reason: Option<&str>) -> Vec<LeaseUpdate> {
-        if self.nodes.get(name) == now.as_ref() {
-            return Vec::new();
+    fn bad(&self, key: Option<LeaseKey>, created: u64, reason: &str) -> Claim {
+        Claim::Bad { key, created, reason: self.hasher.hash_one(reason) }
+    }
+
+    /// The key that a node claims.
+    fn key_of(&self, name: &str) -> Option<LeaseKey> {
+        self.nodes.get(name)?.claim.key()
+    }
+
+    fn change(&mut self, name: &str, now: Option<Node>, reason: Option<&str>) -> Vec<LeaseUpdate> {
+        match (self.nodes.get_mut(name), &now) {
+            (None, None) => return Vec::new(),
+            (Some(before), Some(now)) if before.claim == now.claim => {
+                before.clone_from(now);
+                return Vec::new();
+            }
+            _ => {}
         }
         self.news += 1;
-        let keys = [self.nodes.get(name).and_then(Claim::key), now.as_ref().and_then(Claim::key)];
+        let keys = [self.key_of(name), now.as_ref().and_then(|node| node.claim.key())];
         let keys: BTreeSet<LeaseKey> = keys.into_iter().flatten().collect();
         let eldest = |known: &Self, key: LeaseKey| known.eldest(key).map(str::to_owned);
         let before: Vec<_> = keys.iter().map(|key| (*key, self.outcome(*key), eldest(self, *key))).collect();
         self.forget(name);
-        if let Some(claim) = now {
-            self.put(name.into(), claim, reason);
+        if let Some(node) = now {
+            self.put(name.into(), node, reason);
         }
         let mut changed = Vec::new();
         let mut named: BTreeSet<Box<str>> = BTreeSet::from([name.into()]);
@@ -305,7 +395,7 @@ impl Known {
 
     /// Removes a node from all fields except the reported state.
     fn forget(&mut self, name: &str) {
-        let Some(claim) = self.nodes.remove(name) else { return };
+        let Some(Node { claim, .. }) = self.nodes.remove(name) else { return };
         if let Claim::Bad { .. } = claim {
             self.problems.remove(&of_node(name, String::new()).key);
             self.reasons.remove(name);
@@ -315,9 +405,9 @@ impl Known {
         }
     }
 
-    fn put(&mut self, name: Box<str>, claim: Claim, reason: Option<&str>) {
-        if let Some(key) = claim.key() {
-            self.claims.insert((key, claim.created(), name.clone()));
+    fn put(&mut self, name: Box<str>, node: Node, reason: Option<&str>) {
+        if let Some(key) = node.claim.key() {
+            self.claims.insert((key, node.claim.created(), name.clone()));
         }
         if let Some(reason) = reason {
             self.problems.insert(of_node(&name, format!("{reason}; {}", LeaseAttrs::MEND)));
@@ -325,19 +415,19 @@ impl Known {
                 self.reasons.insert(name.clone(), brief(reason));
             }
         }
-        self.nodes.insert(name, claim);
+        self.nodes.insert(name, node);
     }
 
     /// The node that has a key, of those that claim it.
     fn holder(&self, key: LeaseKey) -> Option<&str> {
-        let is_ours = self.nodes.get(&self.own).is_some_and(|claim| claim.key() == Some(key));
+        let is_ours = self.key_of(&self.own) == Some(key);
         if is_ours { Some(&self.own) } else { self.eldest(key) }
     }
 
     /// The update for a key.
     fn outcome(&self, key: LeaseKey) -> Option<LeaseUpdate> {
         let name = self.holder(key)?;
-        Some(match self.nodes.get(name)? {
+        Some(match &self.nodes.get(name)?.claim {
             Claim::Lease { lease, .. } => LeaseUpdate::Put(Lease::clone(lease)),
             Claim::Bad { .. } => {
                 let reason = self.reasons.get(name).map_or(NO_REASON, String::as_str);

@@ -19,6 +19,7 @@
 //! Upstream: `pkg/subnet/kube`; differences are explained in the code where they are.
 
 mod annotations;
+mod asking;
 mod client;
 mod examine;
 mod explain;
@@ -37,6 +38,7 @@ mod remedy;
 mod renew;
 #[cfg(test)]
 mod tests;
+mod view;
 mod watch;
 
 use std::convert::Infallible;
@@ -47,7 +49,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily};
-use flannel_core::clock::BootInstant;
 use flannel_core::config::NetworkConfig;
 use flannel_core::dataplane::command::word;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, brief};
@@ -66,7 +67,7 @@ use self::client::{CallError, Clients};
 use self::known::Known;
 use self::node::Names;
 pub use self::options::{KubeAccess, KubeOptions, KubeTimeouts, NodeIdentity};
-use self::own::{OwnNode, OwnObject, is_object_name};
+use self::own::{OwnNode, Recent, is_object_name};
 
 /// The Kubernetes API as a store. A clone shares connections and status.
 #[derive(Debug, Clone)]
@@ -81,7 +82,7 @@ struct Store {
     /// The name of our node, once it is known.
     name: OnceCell<Arc<str>>,
     /// The own node as last read, and when.
-    recent: Mutex<Option<(BootInstant, OwnObject)>>,
+    recent: Mutex<Option<Recent>>,
     /// The own node as the watch sees it; `None` while there is no watch.
     own_seen: channel::Sender<Option<OwnNode>>,
     /// Whether pods of this node have a network.

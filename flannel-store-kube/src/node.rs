@@ -1,8 +1,9 @@
-//! A node object, reduced to what leases need: of three kilobytes a few fields are kept.
+//! A node object, reduced to what leases need: of ten kilobytes a few fields are kept.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use flannel_core::addr::{Family, PerFamily, Subnet};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, brief};
@@ -11,6 +12,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::annotations::{Annotation, AnnotationPrefix, Annotations, is_managed, read, receives};
+use super::view::View;
 
 /// The names of our annotations, with the prefix.
 #[derive(Debug)]
@@ -36,14 +38,19 @@ pub(super) struct NodeObject {
     /// When it was created, as a number from the digits of the time: only the order matters.
     pub(super) created: u64,
     pub(super) annotations: Annotations,
-    pub(super) pod_cidrs: Vec<Box<str>>,
+    /// `None` if only the metadata was sent.
+    pub(super) pod_cidrs: Option<Vec<Box<str>>>,
+    /// See [`WireNode::print`].
+    pub(super) print: u64,
 }
 
 /// The fields of an object that are not part of a lease.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Condition {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Condition {
     /// `status` of `NetworkUnavailable`; `None` without that condition.
-    pub(super) unavailable: Option<String>,
+    Seen(Option<String>),
+    /// Only the metadata of this revision was sent.
+    Unseen(Option<Box<str>>),
 }
 
 /// An object that can't be decoded as a node.
@@ -63,6 +70,7 @@ impl NodeObject {
 
     /// Converts the decoded JSON.
     pub(super) fn of(wire: WireNode<'_>, names: &Names) -> Self {
+        let (print, is_whole) = (wire.print(names), wire.is_whole());
         let WireMeta { name, uid, creation_timestamp, annotations, .. } = wire.metadata;
         let mut ours = Annotations::new();
         for (name, value) in annotations.unwrap_or_default().0 {
@@ -72,35 +80,42 @@ impl NodeObject {
             ours.insert(*annotation, value);
         }
         let spec = wire.spec.unwrap_or_default();
-        let all = spec.pod_cidrs.filter(|list| !list.is_empty());
-        let pod_cidrs = all.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
-        let pod_cidrs =
-            pod_cidrs.iter().filter(|cidr| !cidr.is_empty()).map(|cidr| (**cidr).into()).collect();
+        let pod_cidrs = is_whole.then(|| spec.cidrs().map(Box::from).collect());
         Self {
             name: name.into(),
             uid: uid.unwrap_or_default().into(),
             created: creation_timestamp.as_deref().map_or(0, order_of),
             annotations: ours,
             pod_cidrs,
+            print,
         }
     }
 
     /// The condition `NetworkUnavailable` in the JSON of an object.
     pub(super) fn condition(json: &str) -> Condition {
-        let Ok(wire) = serde_json::from_str::<WireNode<'_>>(json) else { return Condition::default() };
+        let Ok(wire) = serde_json::from_str::<WireNode<'_>>(json) else { return Condition::Seen(None) };
+        if !wire.is_whole() {
+            return Condition::Unseen(wire.metadata.resource_version.map(Box::from));
+        }
         let status: Option<WireStatus> = wire.status.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let all = status.and_then(|status| status.conditions).unwrap_or_default();
         let ours = all.into_iter().find(|condition| condition.kind == "NetworkUnavailable");
-        Condition { unavailable: ours.map(|condition| condition.status) }
+        Condition::Seen(ours.map(|condition| condition.status))
+    }
+
+    /// Whether subnets were sent.
+    pub(super) fn has_cidrs(&self) -> bool {
+        self.pod_cidrs.as_ref().is_some_and(|cidrs| !cidrs.is_empty())
     }
 
     /// The subnets of the enabled families that the cluster assigned to the node.
     pub(super) fn assigned(&self, families: &[Family]) -> Result<PerFamily<Subnet>, String> {
-        if self.pod_cidrs.len() > 2 {
-            return Err(format!("spec.podCIDRs has {} elements; two are the most", self.pod_cidrs.len()));
+        let cidrs = self.pod_cidrs.as_deref().unwrap_or_default();
+        if cidrs.len() > 2 {
+            return Err(format!("spec.podCIDRs has {} elements; two are the most", cidrs.len()));
         }
         let mut subnets = PerFamily::default();
-        for cidr in &self.pod_cidrs {
+        for cidr in cidrs {
             let subnet: Subnet =
                 cidr.parse().map_err(|_| format!("spec.podCIDRs: {:?} is no CIDR", brief(cidr)))?;
             let first = subnets.get_mut(subnet.family());
@@ -118,15 +133,30 @@ impl NodeObject {
             return Ok(None);
         }
         let key = LeaseKey::new(subnets);
-        key.map(Some).ok_or_else(|| format!("spec.podCIDRs {:?} leave no room for pods", self.pod_cidrs))
+        let cidrs = self.pod_cidrs.as_deref().unwrap_or_default();
+        key.map(Some).ok_or_else(|| format!("spec.podCIDRs {cidrs:?} leave no room for pods"))
     }
 
-    /// What the node means as a lease.
+    /// Whether the node takes part, or will once it has a subnet.
+    pub(super) fn is_managed(&self) -> bool {
+        is_managed(&self.annotations)
+    }
+
+    /// What the node, which was sent whole, means as a lease.
     pub(super) fn judge(&self, families: &[Family], prefix: &AnnotationPrefix) -> Judgement {
-        if !is_managed(&self.annotations) {
+        self.judge_with(self.key(families), prefix)
+    }
+
+    /// What the node means as a lease with these subnets.
+    pub(super) fn judge_with(
+        &self,
+        key: Result<Option<LeaseKey>, String>,
+        prefix: &AnnotationPrefix,
+    ) -> Judgement {
+        if !self.is_managed() {
             return Judgement::Apart;
         }
-        let key = match self.key(families) {
+        let key = match key {
             Ok(Some(key)) => key,
             Ok(None) => return Judgement::Apart,
             Err(reason) => return Judgement::Bad { key: None, reason },
@@ -145,7 +175,7 @@ impl NodeObject {
 
     /// What the node publishes, as far as it is readable: one broken part does not hide the others.
     pub(super) fn published(&self) -> Option<LeaseAttrs> {
-        is_managed(&self.annotations).then(|| {
+        self.is_managed().then(|| {
             let part = |keep: &dyn Fn(&Annotation) -> bool| {
                 let some = self.annotations.iter().filter(|(name, _)| keep(name));
                 read(&some.map(|(name, value)| (*name, value.clone())).collect()).unwrap_or_default()
@@ -179,6 +209,12 @@ pub(super) enum Judgement {
     },
 }
 
+/// The revision in the JSON of an object.
+pub(super) fn revision_of(json: &str) -> Option<String> {
+    let wire: WireNode<'_> = serde_json::from_str(json).ok()?;
+    wire.metadata.resource_version.map(Cow::into_owned)
+}
+
 fn bad_object(json: &str, error: &serde_json::Error) -> BadObject {
     #[derive(Deserialize)]
     struct Named {
@@ -204,12 +240,40 @@ fn order_of(time: &str) -> u64 {
 /// The parts of a node's JSON that are decoded.
 #[derive(Deserialize)]
 pub(super) struct WireNode<'a> {
+    /// Items of a list have none if they are whole.
+    #[serde(borrow, default)]
+    kind: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub(super) metadata: WireMeta<'a>,
     #[serde(borrow)]
     spec: Option<WireSpec<'a>>,
     #[serde(borrow)]
     status: Option<&'a RawValue>,
+}
+
+impl WireNode<'_> {
+    /// Whether spec and status would be here if the node had any.
+    fn is_whole(&self) -> bool {
+        self.kind.as_deref() != Some(View::METADATA_KIND)
+    }
+
+    /// A hash of all that a lease is made of, as it is written. Nearly all events are heartbeats, which don't change it, so
+    /// nothing else has to be made of them. If somebody finds two sets of annotations with the same hash, peers miss a
+    /// change of that one node, which could as well say nothing.
+    pub(super) fn print(&self, names: &Names) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let WireMeta { uid, creation_timestamp, annotations, .. } = &self.metadata;
+        (self.is_whole(), uid, creation_timestamp).hash(&mut hasher);
+        for (name, value) in annotations.iter().flat_map(|all| &all.0) {
+            if let Some(annotation) = names.0.get(&**name) {
+                (annotation, value.get()).hash(&mut hasher);
+            }
+        }
+        if let Some(spec) = self.spec.as_ref().filter(|_| self.is_whole()) {
+            spec.cidrs().for_each(|cidr| cidr.hash(&mut hasher));
+        }
+        hasher.finish()
+    }
 }
 
 /// What the metadata of any object has.
@@ -242,6 +306,14 @@ struct WireSpec<'a> {
     pod_cidr: Option<Text<'a>>,
     #[serde(rename = "podCIDRs", borrow)]
     pod_cidrs: Option<Vec<Text<'a>>>,
+}
+
+impl WireSpec<'_> {
+    fn cidrs(&self) -> impl Iterator<Item = &str> {
+        let all = self.pod_cidrs.as_deref().filter(|list| !list.is_empty());
+        let all = all.unwrap_or(self.pod_cidr.as_slice());
+        all.iter().map(|cidr| &**cidr).filter(|cidr| !cidr.is_empty())
+    }
 }
 
 #[derive(Deserialize)]
@@ -341,7 +413,8 @@ mod tests {
         let Judgement::Lease(dual) = judge(&node, &Family::ALL) else { panic!("{node:?}") };
         assert_eq!(dual.key.to_string(), "10.244.1.0-24&fd00:1::-64");
         assert_eq!(node.published().unwrap(), lease.attrs);
-        assert_eq!(NodeObject::condition(&value.to_string()).unavailable.as_deref(), Some("False"));
+        let said = Condition::Seen(Some("False".to_owned()));
+        assert_eq!(NodeObject::condition(&value.to_string()), said);
     }
 
     #[test]

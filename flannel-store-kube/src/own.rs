@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use flannel_core::addr::{Family, PerFamily};
+use flannel_core::clock::BootInstant;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::SubnetError;
@@ -14,8 +15,8 @@ use tracing::{debug, info};
 
 use super::Store;
 use super::annotations::{Annotation, BadAnnotation, address, changes, removal};
-use super::client::{get, patch};
-use super::node::{Condition, NodeObject};
+use super::client::{CallError, get, patch};
+use super::node::{Condition, NodeObject, revision_of};
 use super::options::NodeIdentity;
 
 /// How long one read of the own node serves several calls of a start.
@@ -34,6 +35,38 @@ pub(super) enum OwnNode {
 pub(super) struct OwnObject {
     pub(super) node: NodeObject,
     pub(super) condition: Condition,
+}
+
+/// The own node as last read or written.
+#[derive(Debug, Clone)]
+pub(super) struct Recent {
+    at: BootInstant,
+    pub(super) own: OwnObject,
+    revision: Option<u64>,
+}
+
+impl OwnObject {
+    /// Adds what only the whole object has, from the one before it.
+    fn complete(&mut self, before: &OwnNode) {
+        if let OwnNode::There(before) = before
+            && before.node.uid == self.node.uid
+            && self.node.pod_cidrs.is_none()
+        {
+            self.node.pod_cidrs.clone_from(&before.node.pod_cidrs);
+        }
+    }
+
+    /// Adds what only the whole object has, from one that was read or written; the condition if that is no older.
+    pub(super) fn complete_by(&mut self, recent: &Recent) {
+        self.complete(&OwnNode::There(recent.own.clone()));
+        let seen = match &self.condition {
+            Condition::Unseen(revision) => revision.as_ref().and_then(|revision| revision.parse().ok()),
+            Condition::Seen(_) => return,
+        };
+        if recent.own.node.uid == self.node.uid && seen.is_some() && recent.revision >= seen {
+            self.condition = recent.own.condition.clone();
+        }
+    }
 }
 
 impl Store {
@@ -63,11 +96,37 @@ impl Store {
         Ok(node.into())
     }
 
+    /// Reads the whole object of a node, which is no older than a revision. With one the server can answer from memory,
+    /// without asking etcd.
+    pub(super) async fn read_node(
+        &self,
+        what: &'static str,
+        name: &str,
+        revision: Option<&str>,
+    ) -> Result<String, CallError> {
+        let (path, limit) = (format!("/api/v1/nodes/{name}"), self.options.timeouts.request);
+        // In a query, a revision that is no number could mean anything.
+        let revision = revision.filter(|revision| revision.bytes().all(|it| it.is_ascii_digit()));
+        if let Some(revision) = revision {
+            let request = get(&format!("{path}?resourceVersion={revision}"));
+            match self.call(what, request, limit).await {
+                // The server does not know the revision, or not yet.
+                Err(error) if error.is_expired() || error.is_refused() => {}
+                answer => return answer,
+            }
+        }
+        self.call(what, get(&path), limit).await
+    }
+
     /// Reads the own node.
     pub(super) async fn read_own(&self) -> Result<OwnObject, SubnetError> {
+        self.read_own_at(None).await
+    }
+
+    /// Reads the own node, which is no older than a revision.
+    pub(super) async fn read_own_at(&self, revision: Option<&str>) -> Result<OwnObject, SubnetError> {
         let name = self.node_name().await?;
-        let request = get(&format!("/api/v1/nodes/{name}"));
-        let text = match self.call("read our node", request, self.options.timeouts.request).await {
+        let text = match self.read_node("read our node", &name, revision).await {
             Ok(text) => text,
             Err(error) if error.is_not_found() => {
                 let what = format!(
@@ -78,23 +137,28 @@ impl Store {
             Err(error) => return Err(error.into()),
         };
         let own = self.decode_own(&text).map_err(|reason| self.bad_answer("read our node", &reason))?;
-        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((self.options.clock.now(), own.clone()));
+        self.remember_own(own.clone(), &text);
         Ok(own)
     }
 
     /// The own node, from the cache or read now.
     pub(super) async fn recent_own(&self) -> Result<OwnObject, SubnetError> {
         match self.recent(FRESH) {
-            Some(own) => Ok(own),
+            Some(recent) => Ok(recent.own),
             None => self.read_own().await,
         }
     }
 
     /// The own node, if it was read or written within this time.
-    pub(super) fn recent(&self, age: Duration) -> Option<OwnObject> {
+    pub(super) fn recent(&self, age: Duration) -> Option<Recent> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        recent.filter(|(read, _)| self.options.clock.now().since(*read) < age).map(|(_, own)| own)
+        recent.filter(|recent| self.options.clock.now().since(recent.at) < age)
+    }
+
+    fn remember_own(&self, own: OwnObject, json: &str) {
+        let revision = revision_of(json).and_then(|revision| revision.parse().ok());
+        let recent = Recent { at: self.options.clock.now(), own, revision };
+        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some(recent);
     }
 
     fn decode_own(&self, json: &str) -> Result<OwnObject, String> {
@@ -104,13 +168,16 @@ impl Store {
 
     /// Records that the watch saw the own node, or that there is none.
     pub(super) fn saw_own(&self, json: Option<&str>) {
-        let seen = match json.map(|json| self.decode_own(json)) {
+        let mut seen = match json.map(|json| self.decode_own(json)) {
             None => OwnNode::Gone,
             Some(Ok(own)) => OwnNode::There(own),
             // It will be read when it is needed.
             Some(Err(_)) => return,
         };
         self.own_seen.send_if_modified(|known| {
+            if let (OwnNode::There(own), Some(before)) = (&mut seen, &known) {
+                own.complete(before);
+            }
             let is_news = known.as_ref() != Some(&seen);
             *known = Some(seen);
             is_news
@@ -263,10 +330,7 @@ impl Store {
             answer => answer.inspect_err(|_| self.forget_recent())?,
         };
         match self.decode_own(&text) {
-            Ok(own) => {
-                *self.recent.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((self.options.clock.now(), own));
-            }
+            Ok(own) => self.remember_own(own, &text),
             Err(_) => self.forget_recent(),
         }
         Ok(())

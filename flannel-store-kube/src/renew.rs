@@ -12,12 +12,15 @@ use flannel_core::subnet::kit::Backoff;
 use tracing::{debug, info, warn};
 
 use super::Store;
-use super::own::{OwnNode, OwnObject, check_held};
+use super::node::{Condition, NodeObject};
+use super::own::{OwnNode, OwnObject, Recent, check_held};
 
 /// How often the own node is read while there is no watch.
 const LOOK: Duration = Duration::from_mins(1);
 /// How long the own node counts as known after it was read or written.
 const KNOWN: Duration = Duration::from_secs(10);
+/// How often the whole own node is read at most, while its metadata changes all the time.
+const OFTEN: Duration = Duration::from_secs(1);
 /// How long everything must have been right before the backoff for putting something back is reset.
 const CALM: Duration = Duration::from_secs(10);
 
@@ -56,6 +59,7 @@ impl Store {
                     // Without a watch the node must be read.
                     if seen.borrow().is_none() { Some(jitter(LOOK, 0.25)) } else { None }
                 }
+                Ok(Held::Unsure) => Some(jitter(OFTEN, 0.25)),
                 Ok(Held::Restored) => {
                     calm_since = self.options.clock.now();
                     Some(repairs.pause())
@@ -83,10 +87,17 @@ impl Store {
     }
 
     /// Checks the node once, and puts back what is missing.
-    async fn look(&self, lease: &Lease, seen: Option<OwnNode>, up: bool) -> Result<Held, SubnetError> {
+    ///
+    /// A watch of metadata alone does not show the condition, so each change of the own node costs one read of it: a
+    /// kubelet's heartbeat, every five minutes.
+    async fn look(&self, lease: &Lease, mut seen: Option<OwnNode>, up: bool) -> Result<Held, SubnetError> {
+        let last = self.recent(Duration::MAX);
+        if let (Some(OwnNode::There(own)), Some(last)) = (&mut seen, &last) {
+            own.complete_by(last);
+        }
         // What the watch saw can be older than what we wrote, so a problem is confirmed by reading the node.
         if let Some(OwnNode::There(own)) = &seen
-            && check_held(&own.node, lease.key).is_ok()
+            && self.is_held(&own.node, lease)?
             && self.lacks(own, lease, up)?.is_none()
         {
             return Ok(Held::Well);
@@ -94,13 +105,23 @@ impl Store {
         // At a start the node was just read and written. If the watch shows that something is missing, that read must
         // show it, too.
         let recent = match (&seen, self.recent(KNOWN)) {
-            (None, recent) => recent,
-            (Some(OwnNode::There(_)), Some(own)) if self.lacks(&own, lease, up)?.is_some() => Some(own),
+            (None, recent) => recent.map(|recent| recent.own),
+            (Some(OwnNode::There(seen)), Some(Recent { own, .. }))
+                if own.node.uid == seen.node.uid && self.lacks(&own, lease, up)?.is_some() =>
+            {
+                Some(own)
+            }
             _ => None,
         };
-        let own = match recent {
-            Some(own) => own,
-            None => self.read_own().await?,
+        let own = match (recent, &seen) {
+            (Some(own), _) => own,
+            (None, Some(OwnNode::There(OwnObject { condition: Condition::Unseen(revision), node }))) => {
+                if self.is_held(node, lease)? && self.recent(OFTEN).is_some() {
+                    return Ok(Held::Unsure);
+                }
+                self.read_own_at(revision.as_deref()).await?
+            }
+            (None, _) => self.read_own().await?,
         };
         check_held(&own.node, lease.key)?;
         match self.lacks(&own, lease, up)? {
@@ -118,11 +139,18 @@ impl Store {
         }
     }
 
+    /// Whether a node surely has the subnet, and all that we write to it but the condition.
+    fn is_held(&self, node: &NodeObject, lease: &Lease) -> Result<bool, SubnetError> {
+        let has_subnet = node.pod_cidrs.is_some() && check_held(node, lease.key).is_ok();
+        Ok(has_subnet && self.missing_annotations(node, &lease.attrs)?.is_empty())
+    }
+
     fn lacks(&self, own: &OwnObject, lease: &Lease, up: bool) -> Result<Option<Lack>, SubnetError> {
         if !self.missing_annotations(&own.node, &lease.attrs)?.is_empty() {
             return Ok(Some(Lack::Annotations));
         }
-        let is_said = own.condition.unavailable.as_deref() == Some("False");
+        // One that was not seen may be anything.
+        let is_said = matches!(&own.condition, Condition::Seen(Some(status)) if status == "False");
         Ok((up && self.options.set_condition && !is_said).then_some(Lack::Condition))
     }
 }
@@ -131,6 +159,8 @@ impl Store {
 enum Held {
     /// Everything is right.
     Well,
+    /// The node was read a moment ago, and has changed since.
+    Unsure,
     /// Something was put back.
     Restored,
 }

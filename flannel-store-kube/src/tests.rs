@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::annotations::AnnotationPrefix;
-use super::known::Known;
+use super::known::{Folded, Known};
 use super::node::{BadObject, Names, NodeObject};
 
 /// Nodes below this number contend for few subnets; the others have one each, and can be broken.
@@ -57,6 +57,18 @@ impl Node {
     }
 
     fn object(&self) -> Result<NodeObject, BadObject> {
+        decode(&self.json())
+    }
+
+    /// What a watch of metadata alone shows.
+    fn metadata(&self) -> Result<NodeObject, BadObject> {
+        let metadata = &self.json()["metadata"];
+        decode(
+            &json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+        )
+    }
+
+    fn json(&self) -> Value {
         let mut annotations = json!({"beat": self.beat.to_string()});
         let mut put = |name: &str, value: String| {
             annotations[format!("flannel.alpha.coreos.com/{name}")] = value.into();
@@ -75,16 +87,18 @@ impl Node {
             Further::None => {}
         }
         let spec = if self.assigned { json!({"podCIDRs": [self.cidr()]}) } else { json!({}) };
-        let value = json!({
+        // Another subnet is that of another object.
+        let uid = format!("{}-{}", self.cidr(), self.assigned);
+        json!({
             "metadata": {
                 "name": self.name(),
+                "uid": uid,
                 "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", self.created),
                 "annotations": annotations,
             },
             "spec": spec,
             "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": self.beat.to_string()}]},
-        });
-        decode(&value)
+        })
     }
 
     fn is_broken(&self) -> bool {
@@ -184,6 +198,18 @@ fn replace(
     known.replace(listing)
 }
 
+/// What a watch of metadata alone leads to: a node that is wanted whole is read at once.
+fn follow(known: &mut Known, node: &Node) -> Vec<LeaseUpdate> {
+    let Folded { mut updates, wants } = known.fold(node.metadata());
+    if let Some(wanted) = wants {
+        assert_eq!(*wanted.name, *node.name());
+        let whole = known.fold(node.object());
+        assert_eq!(whole.wants, None);
+        updates.extend(whole.updates);
+    }
+    updates
+}
+
 /// What a node says, read by hand.
 fn lease(node: &Node) -> Option<Lease> {
     let ip = match node.ip {
@@ -208,7 +234,11 @@ fn lease(node: &Node) -> Option<Lease> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn whatever_came_in_between_the_table_is_what_the_nodes_say(ops in ops()) {
+    fn whatever_came_in_between_the_table_is_what_the_nodes_say(ops in ops(), is_partial in any::<bool>()) {
+        let fold = |known: &mut Known, node: &Node| match is_partial {
+            true => follow(known, node),
+            false => known.fold(node.object()).updates,
+        };
         let mut known = Known::new(OWN, vec![Family::V4], AnnotationPrefix::default());
         let mut table = LeaseTable::default();
         let mut model = Model::default();
@@ -221,14 +251,14 @@ proptest! {
                     model.nodes.insert(name.clone(), node.clone());
                     if is_connected {
                         model.hear(&name);
-                        known.fold(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
+                        fold(&mut known, &node).into_iter().for_each(|it| drop(table.apply(it)));
                     }
                 }
                 Op::Beat(number) => {
                     let Some(node) = model.nodes.get_mut(&name(number)) else { continue };
                     node.beat = node.beat.wrapping_add(1);
                     if is_connected {
-                        prop_assert_eq!(known.fold(node.object()), vec![], "a heartbeat is no news");
+                        prop_assert_eq!(fold(&mut known, node), vec![], "a heartbeat is no news");
                     }
                 }
                 Op::Delete(number) => {
@@ -249,7 +279,12 @@ proptest! {
                     let is_snapshot = matches!(update, LeaseUpdate::Snapshot { .. });
                     prop_assert!(is_snapshot);
                     table.apply(update);
-                    // A second list says nothing else.
+                    // A second list says nothing else, and one of metadata alone neither.
+                    let mut partial = known.list();
+                    model.nodes.values().for_each(|node| known.add(&mut partial, node.metadata()));
+                    let has_no_subnet = |node: &&Node| node.managed && !node.assigned;
+                    prop_assert_eq!(partial.wants.len(), model.nodes.values().filter(has_no_subnet).count());
+                    prop_assert_eq!(table.apply(known.replace(partial)), vec![]);
                     let again = replace(&mut known, model.nodes.values().map(Node::object));
                     prop_assert_eq!(table.apply(again), vec![]);
                 }
@@ -295,7 +330,7 @@ fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
     let update = replace(&mut known, [node.object()]);
     assert!(matches!(update, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 1));
     let broken = decode(&json!({"metadata": {"name": "n5"}, "spec": []}));
-    let updates = known.fold(broken.clone());
+    let updates = known.fold(broken.clone()).updates;
     let [LeaseUpdate::Unreadable(record)] = &updates[..] else { panic!("{updates:?}") };
     assert_eq!(record.key, "10.244.105.0-24");
     let LeaseUpdate::Snapshot { leases, unreadable } = replace(&mut known, [broken]) else { panic!() };
@@ -345,7 +380,7 @@ fn of_nodes_with_one_subnet_the_younger_are_named_to_all_and_know_it_themselves(
         let mut table = LeaseTable::default();
         table.apply(replace(&mut followed, []));
         for node in &nodes {
-            followed.fold(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
+            followed.fold(node.object()).updates.into_iter().for_each(|it| drop(table.apply(it)));
         }
         assert_eq!(*table.unreadable(), unreadable, "{own}");
         assert_eq!(followed.rival(), listed.rival());
@@ -395,15 +430,15 @@ fn one_event_among_thousands_of_bad_nodes_says_one_thing() {
     replace(&mut known, (0..5000).map(|n| bad(n, "unreadable")));
     assert_eq!((known.problems().len(), known.problems().sample().records.len()), (5000, 20));
     for n in 0..2000 {
-        let told = known.fold(name(n));
+        let told = known.fold(name(n)).updates;
         assert_eq!(told.len(), 1, "{n}: {told:?}");
         assert_eq!(matches!(told[0], LeaseUpdate::Put(_)), n == 0, "{told:?}");
     }
     assert_eq!(known.problems().len(), 6999);
-    assert_eq!(known.fold(name(1500)), [], "a heartbeat");
+    assert_eq!(known.fold(name(1500)).updates, [], "a heartbeat");
     let news = known.news();
-    assert_eq!((known.fold(bad(7, "unreadable")), known.news()), (vec![], news));
-    assert_eq!((known.fold(bad(7, "unreadable otherwise")), known.news()), (vec![], news + 1));
+    assert_eq!((known.fold(bad(7, "unreadable")).updates, known.news()), (vec![], news));
+    assert_eq!((known.fold(bad(7, "unreadable otherwise")).updates, known.news()), (vec![], news + 1));
     assert_eq!(known.remove("twin1500"), [LeaseUpdate::Removed("node twin1500".to_owned())]);
     // The eldest goes: the next one is the eldest, and all others are told its name.
     let told = known.remove("twin0000");

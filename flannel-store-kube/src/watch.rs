@@ -1,4 +1,4 @@
-//! The lease watch: all nodes once, then their changes. It reconnects, resumes where it was, and lists again if the
+//! The lease watch: all nodes once, then their changes, of which only the metadata is sent. It reconnects, resumes where it was, and lists again if the
 //! server no longer has the history, or if its revisions went backwards.
 
 use std::collections::BTreeSet;
@@ -15,8 +15,11 @@ use tokio::sync::watch as channel;
 use tracing::{debug, info, warn};
 
 use super::Store;
-use super::feed::{Event, Feed, Heard, NoList};
-use super::known::Known;
+use super::asking::Asking;
+use super::feed::{Event, Feed, Heard, Listed, NoList, Object, Opened};
+use super::known::{Folded, Known, Listing};
+use super::node::WireNode;
+use super::view::View;
 
 /// How long a lease is kept if its node is missing since the cluster was restored from a backup: as long as a lease in
 /// etcd.
@@ -26,16 +29,21 @@ const GOOD: Duration = Duration::from_secs(10);
 /// How many times in a row a watch may send garbage before all nodes are listed again.
 const GARBAGE: u32 = 3;
 
+/// How many nodes of a list may be asked for one by one. With more of them a list of whole objects costs less.
+const MOST_ASKED: usize = 64;
+
 /// The reason for a missing lease in a snapshot.
 const MISSING: &str = "its node is missing since the cluster was restored from a backup; kept for a day";
 
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
         known: None,
-        phase: Phase::List,
+        phase: Phase::List(View::Whole),
+        asking: Asking::default(),
         newest: None,
         moved: store.moved.subscribe(),
         can_list_by_watch: true,
+        view: View::Metadata,
         garbage: 0,
         missing: Missing::new(store.options.clock.clone()),
         jumps: store.options.clock.jumps(),
@@ -52,8 +60,9 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
 
 /// What the watch does next. Except for `List`, the history is known up to a revision.
 enum Phase {
-    /// List all nodes, for a snapshot.
-    List,
+    /// List all nodes, for a snapshot: whole ones, from which all subnets are known, or their metadata alone, if only few
+    /// nodes can be new.
+    List(View),
     /// After a break: ask whether the server still has the known history.
     Compare(String),
     /// Open the watch.
@@ -67,12 +76,16 @@ struct Watcher {
     /// The nodes; `None` until config and own name are known.
     known: Option<Arc<Mutex<Known>>>,
     phase: Phase,
+    /// The nodes whose subnets are not known yet.
+    asking: Asking,
     /// The newest known revision as a number, which stays when all nodes are listed again.
     newest: Option<u64>,
     /// Notifies when our address has changed.
     moved: channel::Receiver<()>,
     /// Whether the server may support watches that begin with all objects.
     can_list_by_watch: bool,
+    /// What is asked for of the nodes: metadata, unless the server is known not to send that alone.
+    view: View,
     /// The number of garbage lines since the last event.
     garbage: u32,
     missing: Missing,
@@ -97,8 +110,9 @@ impl Watcher {
                 continue;
             };
             let feed = match &mut self.phase {
-                Phase::List => {
-                    match self.list(&own).await {
+                Phase::List(view) => {
+                    let view = *view;
+                    match self.list(&own, view).await {
                         Some(update) => return vec![update],
                         None => self.pause().await,
                     }
@@ -117,8 +131,12 @@ impl Watcher {
                 Phase::Follow(_, feed) => feed,
             };
             let missing = self.missing.time_left();
+            let known = self.known.clone();
+            let is_same = |wire: &WireNode<'_>| {
+                known.as_ref().is_some_and(|known| lock(known).is_same(wire, &store.names))
+            };
             let next = async {
-                let next = feed.next(&store, &own, store.options.timeouts.silence);
+                let next = feed.next(&store, &own, store.options.timeouts.silence, is_same);
                 match missing {
                     Some(end) => tokio::time::timeout(end, next).await.ok(),
                     None => Some(next.await),
@@ -126,6 +144,13 @@ impl Watcher {
             };
             let heard = tokio::select! {
                 heard = next => heard,
+                object = self.asking.next(&store) => {
+                    let updates = self.on_answer(object);
+                    if !updates.is_empty() {
+                        return updates;
+                    }
+                    continue;
+                }
                 // The sender lives as long as the store.
                 _ = self.moved.changed() => {
                     debug!("watching from another address");
@@ -175,7 +200,7 @@ impl Watcher {
 
     /// Closes the watch, and continues with `next` from where it was. Returns how long it was open.
     fn leave(&mut self, next: fn(String) -> Phase) -> Duration {
-        match std::mem::replace(&mut self.phase, Phase::List) {
+        match std::mem::replace(&mut self.phase, Phase::List(View::Whole)) {
             Phase::Follow(resume, feed) => {
                 self.phase = next(resume);
                 feed.age()
@@ -197,11 +222,15 @@ impl Watcher {
     }
 
     async fn open(&mut self, resume: String) {
-        match self.store.open(Some(&resume)).await {
-            Ok(feed) => self.phase = Phase::Follow(resume, Box::new(feed)),
+        match self.store.open(Some(&resume), self.view).await {
+            Ok(Opened::Feed(feed)) => self.phase = Phase::Follow(resume, feed),
+            Ok(Opened::Unacceptable(why)) => {
+                self.want_whole(&why);
+                self.phase = Phase::Open(resume);
+            }
             Err(error) if error.is_expired() => {
                 debug!(%error, "listing all nodes again");
-                self.phase = Phase::List;
+                self.phase = Phase::List(self.view);
             }
             Err(_) => {
                 self.phase = Phase::Open(resume);
@@ -214,7 +243,8 @@ impl Watcher {
     /// until the server's revisions reach ours.
     async fn compare(&mut self, resume: String) {
         match self.store.revision().await {
-            Ok(now) if revision_number(&now) < self.newest => self.phase = Phase::List,
+            // The same node may have got other subnets since.
+            Ok(now) if revision_number(&now) < self.newest => self.phase = Phase::List(View::Whole),
             Ok(_) => self.phase = Phase::Open(resume),
             Err(_) => {
                 self.phase = Phase::Compare(resume);
@@ -223,9 +253,14 @@ impl Watcher {
         }
     }
 
-    /// Lists all nodes, by a watch if the server supports that, else in pages. `None` if it failed; the status has the
-    /// reason.
-    async fn list(&mut self, own: &str) -> Option<LeaseUpdate> {
+    /// The server does not send metadata alone, so from now on it is asked for whole objects.
+    fn want_whole(&mut self, why: &str) {
+        debug!(why, "this API server does not send the metadata of nodes alone");
+        self.view = View::Whole;
+    }
+
+    /// Lists all nodes. `None` if it failed, or has to be tried otherwise; the status has the reason of a failure.
+    async fn list(&mut self, own: &str, view: View) -> Option<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         if self.known.is_none() {
             // Read once: a later change of the file does not change the families of a running agent.
@@ -238,30 +273,32 @@ impl Watcher {
             self.known = Some(known);
         }
         let known = Arc::clone(self.known.as_ref().expect("it was made above"));
-        let (mut listed, mut feed) = (None, None);
-        let mut listing = lock(&known).list();
-        if self.can_list_by_watch {
-            let mut add = |object| lock(&known).add(&mut listing, object);
-            match store.list_by_watch(own, &mut add).await {
-                Ok((all, goes_on)) => (listed, feed) = (Some(all), Some(goes_on)),
-                Err(NoList::Failed) => return None,
-                Err(NoList::Unsupported(why)) => {
-                    debug!(why, "this API server lists in pages");
-                    self.can_list_by_watch = false;
-                }
+        let (listed, mut listing, feed) = match self.read_list(&known, own, view).await {
+            Ok(read) => read,
+            Err(NoList::Unacceptable(why)) => {
+                self.want_whole(&why);
+                self.phase = Phase::List(View::Whole);
+                return None;
             }
-        }
-        let listed = if let Some(listed) = listed {
-            listed
-        } else {
-            listing = lock(&known).list();
-            store.list(own, &mut |object| lock(&known).add(&mut listing, object)).await.ok()?
+            Err(NoList::Failed | NoList::Unsupported(_)) => return None,
         };
+        let number = revision_number(&listed.revision);
+        let mut wants = std::mem::take(&mut listing.wants);
+        if view == View::Metadata && (number < self.newest || wants.len() > MOST_ASKED) {
+            debug!(unknown = wants.len(), "listing all nodes again, whole");
+            self.phase = Phase::List(View::Whole);
+            return None;
+        }
+        if !wants.is_empty() {
+            let (objects, left) = store.ask_all(wants, &listed.revision).await;
+            listing.count -= objects.len();
+            objects.into_iter().for_each(|object| lock(&known).add(&mut listing, object));
+            wants = left;
+        }
         let mut known = lock(&known);
         let before: Vec<LeaseKey> = known.keys().collect();
         let count = listing.count;
         let mut update = known.replace(listing);
-        let number = revision_number(&listed.revision);
         if number < self.newest {
             let now: BTreeSet<LeaseKey> = known.keys().collect();
             let gone = before.iter().filter(|key| !now.contains(key));
@@ -284,9 +321,14 @@ impl Watcher {
         }
         drop(known);
         self.newest = number;
+        self.asking = Asking::default();
+        for node in wants {
+            self.asking.want(node, Some(listed.revision.clone()));
+        }
         self.phase = match feed {
-            Some(feed) => Phase::Follow(listed.revision, Box::new(feed)),
-            None => Phase::Open(listed.revision),
+            // A list of whole objects goes on with whole objects.
+            Some(feed) if view == self.view => Phase::Follow(listed.revision, feed),
+            _ => Phase::Open(listed.revision),
         };
         self.backoff.reset();
         self.tell();
@@ -295,29 +337,63 @@ impl Watcher {
         Some(update)
     }
 
+    /// Reads a list, by a watch if the server supports that, else in pages.
+    async fn read_list(
+        &mut self,
+        known: &Mutex<Known>,
+        own: &str,
+        view: View,
+    ) -> Result<(Listed, Listing, Option<Box<Feed>>), NoList> {
+        let store = Arc::clone(&self.store);
+        if self.can_list_by_watch {
+            let mut listing = lock(known).list();
+            let mut add = |object| lock(known).add(&mut listing, object);
+            match store.list_by_watch(own, view, &mut add).await {
+                Ok((listed, feed)) => return Ok((listed, listing, Some(feed))),
+                Err(NoList::Unsupported(why)) => {
+                    debug!(why, "this API server lists in pages");
+                    self.can_list_by_watch = false;
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        let mut listing = lock(known).list();
+        let listed = store.list(own, view, &mut |object| lock(known).add(&mut listing, object)).await?;
+        Ok((listed, listing, None))
+    }
+
+    /// Applies what a node says whose podCIDRs were asked for. Returns the updates.
+    fn on_answer(&mut self, object: Object) -> Vec<LeaseUpdate> {
+        let Some(known) = self.known.clone() else { return Vec::new() };
+        let before = lock(&known).news();
+        let updates = lock(&known).fold(object).updates;
+        if lock(&known).news() == before { Vec::new() } else { self.announce(updates) }
+    }
+
     /// Applies one event of the watch. Returns the updates.
     async fn on_event(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         let known = Arc::clone(self.known.as_ref().expect("the watch goes on from a list"));
         let before = lock(&known).news();
-        let mut updates = match event {
+        let updates = match event {
             Event::Put(object, json) => {
                 if json.is_some() {
                     store.saw_own(json.as_deref());
                 }
-                lock(&known).fold(object)
+                self.fold(&known, object, revision.as_deref())
             }
             Event::Deleted(name) => {
                 if name == own {
                     store.saw_own(None);
                 }
+                self.asking.forget(&name);
                 lock(&known).remove(&name)
             }
-            Event::Bookmark { .. } => Vec::new(),
+            Event::Same | Event::Bookmark { .. } => Vec::new(),
             Event::Expired => {
                 store.health.succeed();
                 info!("the API server has forgotten where the watch was; listing all nodes again");
-                self.phase = Phase::List;
+                self.phase = Phase::List(self.view);
                 return Vec::new();
             }
             Event::Failed(why) => {
@@ -329,7 +405,8 @@ impl Watcher {
                 store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
                 self.garbage += 1;
                 let is_hopeless = self.garbage > GARBAGE;
-                self.close(&why, if is_hopeless { |_| Phase::List } else { Phase::Compare }).await;
+                self.close(&why, if is_hopeless { |_| Phase::List(View::Whole) } else { Phase::Compare })
+                    .await;
                 if is_hopeless {
                     self.garbage = 0;
                 }
@@ -345,9 +422,26 @@ impl Watcher {
                 *resume = revision;
             }
         }
-        if !is_news {
-            return Vec::new();
+        if is_news { self.announce(updates) } else { Vec::new() }
+    }
+
+    /// Applies an object, and asks for its podCIDRs if they are not known.
+    fn fold(&mut self, known: &Mutex<Known>, object: Object, revision: Option<&str>) -> Vec<LeaseUpdate> {
+        let name = match &object {
+            Ok(node) => Some(node.name.clone()),
+            Err(bad) => bad.name.clone(),
+        };
+        let Folded { updates, wants } = lock(known).fold(object);
+        match (wants, name) {
+            (Some(node), _) => self.asking.want(node, revision.map(str::to_owned)),
+            (None, Some(name)) => self.asking.forget(&name),
+            (None, None) => {}
         }
+        updates
+    }
+
+    /// Records what has changed. Returns all updates that follow from some.
+    fn announce(&mut self, mut updates: Vec<LeaseUpdate>) -> Vec<LeaseUpdate> {
         let taken = updates.iter().filter_map(|update| match update {
             LeaseUpdate::Put(lease) => Some(lease.key.to_string()),
             _ => None,

@@ -12,6 +12,8 @@ mod faults;
 mod large;
 #[path = "kube/leases.rs"]
 mod leases;
+#[path = "kube/metadata.rs"]
+mod metadata;
 #[path = "kube/reach.rs"]
 mod reach;
 #[path = "kube/scale.rs"]

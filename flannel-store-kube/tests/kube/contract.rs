@@ -7,9 +7,11 @@ use flannel_core::addr::Family;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, Reception};
 use flannel_core::subnet::{Identity, SubnetManager};
 use flannel_core::testing::{StoreBed, store_contract};
+use flannel_lab::kube::fake::KubeApiOptions;
 use serde_json::json;
 
 use crate::common::*;
+use crate::metadata::ALL;
 
 /// Node n<number> has 10.244.<number>.0/24, or the next free one once that was given away.
 struct Bed(Cluster);
@@ -87,5 +89,8 @@ impl StoreBed for Bed {
 
 #[tokio::test]
 async fn the_store_in_kubernetes_keeps_the_contract() {
-    store_contract(&Bed(Cluster::start(V4))).await;
+    for metadata_only in ALL {
+        let options = KubeApiOptions { metadata_only, ..KubeApiOptions::default() };
+        store_contract(&Bed(Cluster::with(V4, options))).await;
+    }
 }

@@ -48,8 +48,9 @@ async fn heartbeats_of_five_thousand_nodes_ask_nothing_and_say_nothing() {
         });
         let LeaseUpdate::Put(lease) = next(&mut watch).await else { panic!("{watch_list}") };
         assert_eq!(texts([&lease]), ["10.0.17.0-24 198.19.0.1"]);
-        // Ten pages of 500; that watches can't begin with a list is found out once.
-        let (lists, pages, watches) = if watch_list { (0, 0, 1) } else { (1, 9, 2) };
+        // Ten pages of 500; that watches can't begin with a list is found out once. The list has whole objects, and the
+        // watch that follows has their metadata.
+        let (lists, pages, watches) = if watch_list { (0, 0, 2) } else { (1, 9, 2) };
         let want = Counts { lists, pages, watches, ..Counts::default() };
         assert_eq!(cluster.api.counts(), want, "{watch_list}");
     }
