@@ -36,7 +36,7 @@ struct Asked {
     /// Its metadata, as the watch showed it last.
     seen: NodeObject,
     /// The revision of that.
-    revision: Option<String>,
+    revision: Option<u64>,
     phase: Phase,
     backoff: Backoff,
 }
@@ -64,7 +64,7 @@ enum Answer {
 
 impl Asking {
     /// Asks for a node, which was seen without its podCIDRs at a revision.
-    pub(super) fn want(&mut self, seen: NodeObject, revision: Option<String>) {
+    pub(super) fn want(&mut self, seen: NodeObject, revision: Option<u64>) {
         let name = seen.name.clone();
         let now = Instant::now();
         let Some(asked) = self.nodes.get_mut(&name).filter(|asked| asked.seen.uid == seen.uid) else {
@@ -120,10 +120,10 @@ impl Asking {
             let Some((_, name)) = self.due.pop_first() else { break };
             let Some(asked) = self.nodes.get_mut(&name) else { continue };
             self.ticket += 1;
-            let (ticket, store, revision) = (self.ticket, Arc::clone(store), asked.revision.clone());
+            let (ticket, store, revision) = (self.ticket, Arc::clone(store), asked.revision);
             asked.phase = Phase::Running { ticket, is_newer: false };
             self.running.push(Box::pin(async move {
-                let answer = store.ask(&name, revision.as_deref()).await;
+                let answer = store.ask(&name, revision).await;
                 (name, ticket, answer)
             }));
         }
@@ -172,9 +172,9 @@ impl Store {
     pub(super) async fn ask_all(
         &self,
         wanted: Vec<NodeObject>,
-        revision: &str,
+        revision: Option<u64>,
     ) -> (Vec<Object>, Vec<NodeObject>) {
-        let asked = wanted.into_iter().map(async |seen| match self.ask(&seen.name, Some(revision)).await {
+        let asked = wanted.into_iter().map(async |seen| match self.ask(&seen.name, revision).await {
             Answer::Object(Ok(node)) if node.uid == seen.uid && node.has_cidrs() => {
                 Ok(Ok(NodeObject { pod_cidrs: node.pod_cidrs, ..seen }))
             }
@@ -193,7 +193,7 @@ impl Store {
     }
 
     /// Reads one node.
-    async fn ask(&self, name: &str, revision: Option<&str>) -> Answer {
+    async fn ask(&self, name: &str, revision: Option<u64>) -> Answer {
         match self.read_node("read a new node", name, revision).await {
             Ok(text) => Answer::Object(NodeObject::decode(&text, &self.names).map_err(|mut bad| {
                 bad.name = Some(name.into());

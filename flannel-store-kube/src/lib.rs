@@ -1,9 +1,14 @@
 //! The Kubernetes API as a store: the cluster assigns subnets to nodes (`spec.podCIDRs`), and nodes publish their
 //! addresses in annotations. The wire forms are those of Go flannel, next to which it works.
 //!
-//! - One watch follows all nodes. It begins with a list, in pages or by the watch itself if the server supports that,
-//!   and resumes after disconnects where it was. Only the lease of a node is kept, so a kubelet's heartbeat costs only
-//!   decoding it.
+//! - All nodes are listed once, in pages or by a watch that begins with them if the server supports that. From there one
+//!   watch follows their metadata alone (`PartialObjectMetadata`), which has all of a lease but its subnets, and resumes
+//!   after disconnects where it was. Only the lease of a node is kept, so a kubelet's heartbeat costs only finding that
+//!   nothing has changed.
+//! - Subnets never change while a node exists, so each is read once: from the list, or by one GET for a node that joins
+//!   later, when its agent publishes. After the server forgot the history (410), only metadata is listed again, unless many
+//!   nodes are new.
+//! - A server that does not send metadata alone (406, or whole objects in its place) is asked for whole objects.
 //! - A node takes part once it carries the annotation `kube-subnet-manager: "true"` and has a subnet; a node without is
 //!   no error. An unreadable node keeps its last readable state, and is named.
 //! - If two nodes have the same subnet, all agents name the younger one (created later), and that one does not get
@@ -13,7 +18,8 @@
 //! - A lease has no end here: a node has its subnets for as long as its `Node` object is there. So there is nothing to renew,
 //!   and [`StoreStatus::lease_term`](flannel_core::subnet::StoreStatus::lease_term) stays `None`.
 //! - Annotations are written to `nodes/<own>/status`, and only those that differ. If somebody changes them later, they
-//!   are set back.
+//!   are set back. So is the condition `NetworkUnavailable`. It is no metadata, so once the network is up each change of the
+//!   own node costs one GET of it: its kubelet's heartbeats, and one a second at most.
 //! - Rights: pods get (only without a node name), nodes get, list and watch, nodes/status patch.
 //!
 //! Upstream: `pkg/subnet/kube`; differences are explained in the code where they are.

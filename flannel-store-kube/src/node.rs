@@ -50,7 +50,7 @@ pub(super) enum Condition {
     /// `status` of `NetworkUnavailable`; `None` without that condition.
     Seen(Option<String>),
     /// Only the metadata of this revision was sent.
-    Unseen(Option<Box<str>>),
+    Unseen(Option<u64>),
 }
 
 /// An object that can't be decoded as a node.
@@ -95,7 +95,7 @@ impl NodeObject {
     pub(super) fn condition(json: &str) -> Condition {
         let Ok(wire) = serde_json::from_str::<WireNode<'_>>(json) else { return Condition::Seen(None) };
         if !wire.is_whole() {
-            return Condition::Unseen(wire.metadata.resource_version.map(Box::from));
+            return Condition::Unseen(wire.metadata.resource_version.as_deref().and_then(revision_number));
         }
         let status: Option<WireStatus> = wire.status.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let all = status.and_then(|status| status.conditions).unwrap_or_default();
@@ -210,9 +210,15 @@ pub(super) enum Judgement {
 }
 
 /// The revision in the JSON of an object.
-pub(super) fn revision_of(json: &str) -> Option<String> {
+pub(super) fn revision_of(json: &str) -> Option<u64> {
     let wire: WireNode<'_> = serde_json::from_str(json).ok()?;
-    wire.metadata.resource_version.map(Cow::into_owned)
+    revision_number(&wire.metadata.resource_version?)
+}
+
+/// A revision as a number. It is one in every server, although clients should treat it as opaque. Without a number no
+/// step backwards is noticed.
+pub(super) fn revision_number(text: &str) -> Option<u64> {
+    text.parse().ok()
 }
 
 fn bad_object(json: &str, error: &serde_json::Error) -> BadObject {

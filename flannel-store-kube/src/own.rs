@@ -42,7 +42,7 @@ pub(super) struct OwnObject {
 pub(super) struct Recent {
     at: BootInstant,
     pub(super) own: OwnObject,
-    revision: Option<u64>,
+    pub(super) revision: Option<u64>,
 }
 
 impl OwnObject {
@@ -59,11 +59,8 @@ impl OwnObject {
     /// Adds what only the whole object has, from one that was read or written; the condition if that is no older.
     pub(super) fn complete_by(&mut self, recent: &Recent) {
         self.complete(&OwnNode::There(recent.own.clone()));
-        let seen = match &self.condition {
-            Condition::Unseen(revision) => revision.as_ref().and_then(|revision| revision.parse().ok()),
-            Condition::Seen(_) => return,
-        };
-        if recent.own.node.uid == self.node.uid && seen.is_some() && recent.revision >= seen {
+        let Condition::Unseen(Some(seen)) = self.condition else { return };
+        if recent.own.node.uid == self.node.uid && recent.revision >= Some(seen) {
             self.condition = recent.own.condition.clone();
         }
     }
@@ -102,11 +99,9 @@ impl Store {
         &self,
         what: &'static str,
         name: &str,
-        revision: Option<&str>,
+        revision: Option<u64>,
     ) -> Result<String, CallError> {
         let (path, limit) = (format!("/api/v1/nodes/{name}"), self.options.timeouts.request);
-        // In a query, a revision that is no number could mean anything.
-        let revision = revision.filter(|revision| revision.bytes().all(|it| it.is_ascii_digit()));
         if let Some(revision) = revision {
             let request = get(&format!("{path}?resourceVersion={revision}"));
             match self.call(what, request, limit).await {
@@ -124,7 +119,7 @@ impl Store {
     }
 
     /// Reads the own node, which is no older than a revision.
-    pub(super) async fn read_own_at(&self, revision: Option<&str>) -> Result<OwnObject, SubnetError> {
+    pub(super) async fn read_own_at(&self, revision: Option<u64>) -> Result<OwnObject, SubnetError> {
         let name = self.node_name().await?;
         let text = match self.read_node("read our node", &name, revision).await {
             Ok(text) => text,
@@ -156,8 +151,7 @@ impl Store {
     }
 
     fn remember_own(&self, own: OwnObject, json: &str) {
-        let revision = revision_of(json).and_then(|revision| revision.parse().ok());
-        let recent = Recent { at: self.options.clock.now(), own, revision };
+        let recent = Recent { at: self.options.clock.now(), own, revision: revision_of(json) };
         *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some(recent);
     }
 

@@ -95,6 +95,7 @@ impl Store {
         if let (Some(OwnNode::There(own)), Some(last)) = (&mut seen, &last) {
             own.complete_by(last);
         }
+        let last = last.and_then(|last| last.revision);
         // What the watch saw can be older than what we wrote, so a problem is confirmed by reading the node.
         if let Some(OwnNode::There(own)) = &seen
             && self.is_held(&own.node, lease)?
@@ -119,7 +120,8 @@ impl Store {
                 if self.is_held(node, lease)? && self.recent(OFTEN).is_some() {
                     return Ok(Held::Unsure);
                 }
-                self.read_own_at(revision.as_deref()).await?
+                // Nor may it be older than what we read or wrote.
+                self.read_own_at(revision.map(|seen| last.map_or(seen, |last| last.max(seen)))).await?
             }
             (None, _) => self.read_own().await?,
         };

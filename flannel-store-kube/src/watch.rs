@@ -18,7 +18,7 @@ use super::Store;
 use super::asking::Asking;
 use super::feed::{Event, Feed, Heard, Listed, NoList, Object, Opened};
 use super::known::{Folded, Known, Listing};
-use super::node::WireNode;
+use super::node::{WireNode, revision_number};
 use super::view::View;
 
 /// How long a lease is kept if its node is missing since the cluster was restored from a backup: as long as a lease in
@@ -290,7 +290,7 @@ impl Watcher {
             return None;
         }
         if !wants.is_empty() {
-            let (objects, left) = store.ask_all(wants, &listed.revision).await;
+            let (objects, left) = store.ask_all(wants, number).await;
             listing.count -= objects.len();
             objects.into_iter().for_each(|object| lock(&known).add(&mut listing, object));
             wants = left;
@@ -323,7 +323,7 @@ impl Watcher {
         self.newest = number;
         self.asking = Asking::default();
         for node in wants {
-            self.asking.want(node, Some(listed.revision.clone()));
+            self.asking.want(node, number);
         }
         self.phase = match feed {
             // A list of whole objects goes on with whole objects.
@@ -380,7 +380,7 @@ impl Watcher {
                 if json.is_some() {
                     store.saw_own(json.as_deref());
                 }
-                self.fold(&known, object, revision.as_deref())
+                self.fold(&known, object, revision.as_deref().and_then(revision_number))
             }
             Event::Deleted(name) => {
                 if name == own {
@@ -426,14 +426,14 @@ impl Watcher {
     }
 
     /// Applies an object, and asks for its podCIDRs if they are not known.
-    fn fold(&mut self, known: &Mutex<Known>, object: Object, revision: Option<&str>) -> Vec<LeaseUpdate> {
+    fn fold(&mut self, known: &Mutex<Known>, object: Object, revision: Option<u64>) -> Vec<LeaseUpdate> {
         let name = match &object {
             Ok(node) => Some(node.name.clone()),
             Err(bad) => bad.name.clone(),
         };
         let Folded { updates, wants } = lock(known).fold(object);
         match (wants, name) {
-            (Some(node), _) => self.asking.want(node, revision.map(str::to_owned)),
+            (Some(node), _) => self.asking.want(node, revision),
             (None, Some(name)) => self.asking.forget(&name),
             (None, None) => {}
         }
@@ -471,10 +471,4 @@ impl Watcher {
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A revision as a number. It is one in every server, although clients should treat it as opaque. Without a number no
-/// step backwards is noticed.
-fn revision_number(text: &str) -> Option<u64> {
-    text.parse().ok()
 }

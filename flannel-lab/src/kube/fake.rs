@@ -20,6 +20,7 @@ mod clock;
 mod connection;
 mod encoded;
 mod faults;
+mod full_node;
 mod kubelet;
 mod list;
 mod listener;
@@ -47,6 +48,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 
 pub use self::faults::Faults;
+pub use self::full_node::full_node;
 pub use self::kubelet::{kubelet_node, touch_status};
 pub use self::login::Login;
 pub use self::seen::{Counts, Request};

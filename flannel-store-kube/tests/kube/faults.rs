@@ -167,7 +167,8 @@ async fn after_a_suspend_the_own_node_and_all_others_are_looked_at_at_once() {
     });
     let followed = Followed::new(&manager);
     cluster.join_published(3);
-    until(|| followed.leases().len() == 2).await;
+    // The list, and the watch that goes on from there.
+    until(|| followed.leases().len() == 2 && cluster.api.counts().watches == 2).await;
 
     cluster.api.forget_connections();
     let mac = r#"{"VNI":1,"VtepMAC":"0a:00:00:00:00:aa"}"#.to_owned();
@@ -199,7 +200,7 @@ async fn a_new_address_is_published_and_watched_from_over_new_connections() {
     let manager = KubeSubnetManager::new(KubeOptions { timeouts, ..cluster.options(1) }).unwrap();
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let followed = Followed::new(&manager);
-    until(|| followed.leases().len() == 1).await;
+    until(|| followed.leases().len() == 1 && cluster.api.counts().watches == 2).await;
     cluster.api.forget_connections();
     soon(manager.publish(&lease, &attrs(2))).await.unwrap();
     assert!(cluster.annotations(1).contains(&("public-ip".to_owned(), "198.18.0.2".to_owned())));

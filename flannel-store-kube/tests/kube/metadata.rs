@@ -66,7 +66,8 @@ async fn a_refusal_is_remembered() {
     cluster.join_published(1);
     let manager = cluster.manager(1);
     let followed = Followed::new(&manager);
-    until(|| followed.leases().len() == 1).await;
+    // The list, the watch that is refused, and the one in its place.
+    until(|| followed.leases().len() == 1 && cluster.api.counts().watches == 3).await;
     let status = manager.status();
     for number in 2..5 {
         cluster.api.disconnect();

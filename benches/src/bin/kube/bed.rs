@@ -10,7 +10,7 @@ use flannel_benches::{Fallible, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::bed;
 use flannel_lab::cluster::Cluster;
-use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, MetadataOnly, full_node, kubelet_node};
 use flannel_lab::kube::store::KubeStore;
 use flannel_lab::netns::Netns;
 use flannel_lab::store::Store as _;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 const NODE: usize = 3000;
 const ANNOTATIONS: usize = 300;
 /// Until a start has settled.
-const SETTLE: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 /// Tells how many changes were sent to the kernel, in the log.
 pub(crate) const COUNT_WRITES: &str = "--vmodule=batch=1";
 
@@ -46,6 +46,23 @@ impl Bed {
         // The first subnet of the network, which is no lease's.
         store.api().put_node(kubelet_node("n0", &["10.64.0.0/24"], NODE));
         (0..nodes).for_each(|n| store.api().put_node(peer(n)));
+        store.put_config(&config("vxlan"))?;
+        Ok(Self { lab: flannel_benches::bed(cluster, store, flanneld, flags), nodes })
+    }
+
+    /// The same with nodes of their real size, on a server that sends metadata alone, or does not know that.
+    pub(crate) fn full(
+        flanneld: &Path,
+        flags: &[String],
+        nodes: u32,
+        metadata: MetadataOnly,
+    ) -> Fallible<Self> {
+        let cluster = Cluster::builder().nodes(2).build()?;
+        let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
+        let store = KubeStore::with_options(&cluster, KubeApiOptions { metadata_only: metadata, ..options })?;
+        store.api().put_node(full_node("n0", &["10.64.0.0/24"]));
+        let peers = (0..nodes).map(|n| published(full_node(&name(n), &[&format!("{}/24", base(n))]), n));
+        peers.for_each(|node| store.api().put_node(node));
         store.put_config(&config("vxlan"))?;
         Ok(Self { lab: flannel_benches::bed(cluster, store, flanneld, flags), nodes })
     }
@@ -97,7 +114,10 @@ pub(crate) fn name(n: u32) -> String {
 
 /// Another node, whose agent has published.
 pub(crate) fn peer(n: u32) -> Value {
-    let mut node = kubelet_node(&name(n), &[&format!("{}/24", base(n))], NODE - ANNOTATIONS);
+    published(kubelet_node(&name(n), &[&format!("{}/24", base(n))], NODE - ANNOTATIONS), n)
+}
+
+fn published(mut node: Value, n: u32) -> Value {
     let annotations = &mut node["metadata"]["annotations"];
     annotations[full("kube-subnet-manager")] = json!("true");
     annotations[full("backend-type")] = json!("vxlan");

@@ -6,6 +6,7 @@
 //! before a node object is changed to the kernel's notification. What must not happen ends the bench: a write to the
 //! kernel or a request without a reason, a lease lost, a route of a live peer removed.
 
+mod beats;
 mod bed;
 mod cut;
 mod spread;
@@ -26,6 +27,8 @@ enum Part {
     Start,
     /// Kubelets report, nothing else happens.
     Steady,
+    /// What one heartbeat of a real-sized node costs: whole objects and metadata alone in turn.
+    Beats,
     /// Nothing happens.
     Idle,
     /// Single changes.
@@ -98,6 +101,10 @@ fn main() -> Fallible<ExitCode> {
                     }
                 }
                 Part::Steady => steady::run(&what, &bed(most, true)?, options.seconds, options.rate)?,
+                Part::Beats => {
+                    let bed = |metadata| bed::Bed::full(&flanneld, &options.flag, most, metadata);
+                    beats::run(&what, options.rounds, options.seconds, options.rate, bed)?;
+                }
                 Part::Idle => steady::run(&what, &bed(most, true)?, options.seconds, 0)?,
                 Part::Spread => spread::singles(&what, &bed(most, true)?, options.singles)?,
                 Part::Restart => {

@@ -13,6 +13,11 @@ pub(crate) const GO_RESTART: [(&str, u64); 4] = [("get", 2), ("list", 1), ("watc
 
 /// What only asks how far the server's history goes, and reads one node.
 const POSITION: &str = "position";
+/// A node, no older than what a watch showed of it, which the server has in its memory: for the podCIDRs of a node that
+/// joined, and for the own condition. Go's watch of whole objects has both.
+const FROM_MEMORY: &str = "get from memory";
+/// How many of these a start may need: a few nodes join, and their kubelets report.
+const MOST_FROM_MEMORY: u64 = 10;
 /// A watch that begins with all objects, where the server doesn't know of such: it refuses without any work.
 const NO_WATCH_LIST: &str = "watch-list refused";
 
@@ -38,9 +43,10 @@ impl Requests {
         self.0.get(verb).copied().unwrap_or_default()
     }
 
-    /// A verb of which there are more than these, or that isn't among them; one question for a watch-list is free.
+    /// A verb of which there are more than these, or that isn't among them; one question for a watch-list is free, and few
+    /// nodes from the server's memory are.
     pub(crate) fn beyond(&self, limits: &[(&str, u64)]) -> Option<&str> {
-        let limits = || limits.iter().chain(&[(NO_WATCH_LIST, 1)]);
+        let limits = || limits.iter().chain(&[(NO_WATCH_LIST, 1), (FROM_MEMORY, MOST_FROM_MEMORY)]);
         let limit = |verb: &str| limits().find(|(known, _)| *known == verb).map_or(0, |(_, limit)| *limit);
         self.0.iter().find(|(verb, count)| **count > limit(verb)).map(|(verb, _)| verb.as_str())
     }
@@ -59,7 +65,10 @@ fn kind(request: &Audited) -> &str {
     };
     match &*request.verb {
         "list" if asks("limit=1") => POSITION,
+        "get" if request.uri.contains("?resourceVersion=") => FROM_MEMORY,
         "watch" if request.code == Some(422) && asks(WATCH_LIST) => NO_WATCH_LIST,
+        // It ends with the list, and a watch of metadata goes on from there.
+        "watch" if asks(WATCH_LIST) => "list",
         verb => verb,
     }
 }
@@ -114,9 +123,13 @@ mod tests {
             asked("watch", Some(422), "watch=true&sendInitialEvents=true"),
             asked("watch", Some(422), "watch=true"),
             asked("watch", None, "watch=true&sendInitialEvents=true"),
+            asked("get", Some(200), "resourceVersion=17"),
         ];
         let requests = Requests::count(&log);
-        assert_eq!(requests.to_string(), "1 list, 1 position, 1 watch, 1 watch-list refused");
+        assert_eq!(
+            requests.to_string(),
+            "1 get from memory, 1 list, 1 position, 1 watch, 1 watch-list refused"
+        );
         assert_eq!(requests.beyond(&GO_START), Some(POSITION));
         assert_eq!(Requests::count(&log[2..]).beyond(&GO_START), None);
     }
