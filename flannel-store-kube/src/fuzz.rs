@@ -80,7 +80,7 @@ pub fn nodes(data: &[u8]) {
 fn judge(object: Result<&NodeObject, &BadObject>, prefix: &AnnotationPrefix) {
     let Ok(node) = object else { return };
     _ = node.published();
-    match node.judge(&Family::ALL, prefix) {
+    match node.judge(node.key(&Family::ALL), prefix) {
         Judgement::Lease(lease) => {
             assert_eq!(lease.key.to_string().parse(), Ok(lease.key));
             _ = Family::ALL.map(|family| lease.attrs.underlay(family));

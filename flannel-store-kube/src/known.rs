@@ -331,7 +331,7 @@ impl Known {
                 Ok(Some(key))
             }
         };
-        let judgement = node.judge_with(key, &self.prefix);
+        let judgement = node.judge(key, &self.prefix);
         match judgement {
             Judgement::Apart => Verdict::Node(node.name, None, None),
             Judgement::Lease(lease) => {

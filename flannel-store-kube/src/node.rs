@@ -142,13 +142,8 @@ impl NodeObject {
         is_managed(&self.annotations)
     }
 
-    /// What the node, which was sent whole, means as a lease.
-    pub(super) fn judge(&self, families: &[Family], prefix: &AnnotationPrefix) -> Judgement {
-        self.judge_with(self.key(families), prefix)
-    }
-
-    /// What the node means as a lease with these subnets.
-    pub(super) fn judge_with(
+    /// What the node means as a lease with a key: [`Self::key`], or what is known of it if only the metadata was sent.
+    pub(super) fn judge(
         &self,
         key: Result<Option<LeaseKey>, String>,
         prefix: &AnnotationPrefix,
@@ -383,7 +378,7 @@ mod tests {
     }
 
     fn judge(node: &NodeObject, families: &[Family]) -> Judgement {
-        node.judge(families, &AnnotationPrefix::default())
+        node.judge(node.key(families), &AnnotationPrefix::default())
     }
 
     fn golden() -> serde_json::Value {

@@ -235,9 +235,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
     fn whatever_came_in_between_the_table_is_what_the_nodes_say(ops in ops(), is_partial in any::<bool>()) {
-        let fold = |known: &mut Known, node: &Node| match is_partial {
-            true => follow(known, node),
-            false => known.fold(node.object()).updates,
+        let fold = |known: &mut Known, node: &Node| {
+            if is_partial { follow(known, node) } else { known.fold(node.object()).updates }
         };
         let mut known = Known::new(OWN, vec![Family::V4], AnnotationPrefix::default());
         let mut table = LeaseTable::default();
@@ -251,7 +250,9 @@ proptest! {
                     model.nodes.insert(name.clone(), node.clone());
                     if is_connected {
                         model.hear(&name);
-                        fold(&mut known, &node).into_iter().for_each(|it| drop(table.apply(it)));
+                        for update in fold(&mut known, &node) {
+                            table.apply(update);
+                        }
                     }
                 }
                 Op::Beat(number) => {

@@ -292,7 +292,9 @@ impl Watcher {
         if !wants.is_empty() {
             let (objects, left) = store.ask_all(wants, number).await;
             listing.count -= objects.len();
-            objects.into_iter().for_each(|object| lock(&known).add(&mut listing, object));
+            for object in objects {
+                lock(&known).add(&mut listing, object);
+            }
             wants = left;
         }
         let mut known = lock(&known);

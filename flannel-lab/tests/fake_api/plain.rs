@@ -151,10 +151,8 @@ fn metadata_is_served_alone_to_those_who_ask_for_it() {
         assert_eq!((object.get("spec").is_some(), mark.get("status").is_some()), (is_whole, is_whole));
         let kinds = [&object["kind"], &list["kind"], &list["items"][0]["kind"]];
         let partial = [json!("PartialObjectMetadata"), json!("PartialObjectMetadataList")];
-        let want = match is_whole {
-            true => [&json!("Node"), &json!("NodeList"), &json!(null)],
-            false => [&partial[0], &partial[1], &partial[0]],
-        };
+        let whole = [&json!("Node"), &json!("NodeList"), &json!(null)];
+        let want = if is_whole { whole } else { [&partial[0], &partial[1], &partial[0]] };
         assert_eq!(kinds, want);
         // A list is no object.
         client.headers = accept("PartialObjectMetadata");

@@ -24,7 +24,7 @@ fn gets(cluster: &Cluster) -> Vec<String> {
     names.filter_map(|request| Some(request.path.strip_prefix("/api/v1/nodes/")?.to_owned())).collect()
 }
 
-fn is_partial(request: &&Request) -> bool {
+fn is_partial(request: &Request) -> bool {
     request.accept.as_ref().is_some_and(|accept| accept.contains("as=PartialObjectMetadata"))
 }
 
@@ -75,7 +75,7 @@ async fn a_refusal_is_remembered() {
         cluster.api.compact();
         until(|| followed.leases().len() == usize::from(number)).await;
     }
-    assert_eq!(cluster.api.requests().iter().filter(is_partial).count(), 1);
+    assert_eq!(cluster.api.requests().iter().filter(|it| is_partial(it)).count(), 1);
     assert!(status.borrow().connected);
 }
 
@@ -88,7 +88,7 @@ async fn a_new_node_costs_one_request_and_a_heartbeat_none() {
     until(|| followed.leases().len() == 20).await;
     until(|| cluster.api.counts().watches == 2).await;
     let watch = cluster.api.requests().pop().unwrap();
-    assert!(watch.is_watch() && is_partial(&&watch), "{watch:?}");
+    assert!(watch.is_watch() && is_partial(&watch), "{watch:?}");
     cluster.api.clear_requests();
     // A kubelet registers, a controller assigns the subnet, the node's agent publishes; heartbeats all the time.
     for number in 101..=110 {
@@ -190,12 +190,12 @@ async fn lists_metadata_again_unless_many_nodes_are_new() {
             cluster.api.listen_again().unwrap();
             assert_eq!(snapshot(&mut watch).await.0.len(), usize::from(last), "{watch_list}");
             let requests = cluster.api.requests();
-            let is_list = |it: &&Request| match watch_list {
-                true => it.query.contains_key("sendInitialEvents"),
-                false => it.query.get("limit").is_some_and(|limit| limit == "500"),
+            let is_list = |it: &&Request| {
+                let is_page = it.query.get("limit").is_some_and(|limit| limit == "500");
+                if watch_list { it.query.contains_key("sendInitialEvents") } else { is_page }
             };
             let lists = requests.iter().filter(is_list);
-            let partials = lists.clone().filter(is_partial).count();
+            let partials = lists.clone().filter(|it| is_partial(it)).count();
             assert_eq!((partials, lists.count() - partials), (partial, whole), "{watch_list}");
             assert_eq!(gets(&cluster).len(), single);
         }
