@@ -10,6 +10,9 @@ use flannel_lab::kube::fake::{MetadataOnly, touch_status};
 
 use crate::bed::{Bed, mebibytes, name, pace};
 
+/// Heartbeats a second before those that are measured.
+const WARM_UP: u32 = 1000;
+
 /// What was measured of one way.
 #[derive(Default)]
 struct Way {
@@ -54,19 +57,19 @@ fn measure(bed: &Bed, seconds: u32, rate: u32, way: &mut Way) -> Fallible<()> {
     way.ready.push(bed.wait_ready()?);
     way.peak.push(mebibytes(proc::peak_memory(agent.pid())?));
     sleep(crate::bed::SETTLE);
-    let beats = |from: u32, count: u32| {
+    let beats = |from: u32, count: u32, rate: u32| {
         pace(count, rate, |n| {
             // Not in the order of the names: 7919 is prime.
             let node = name((n * 7919) % bed.nodes);
             bed.api().edit_node(&node, |node| touch_status(node, (from + n).into()));
         });
     };
-    // The first heartbeat of a node is its first word in the watch.
-    beats(0, rate);
+    // The first heartbeat of a node is its first word in the watch, which is compared in full.
+    beats(0, bed.nodes, WARM_UP);
     bed.api().clear_requests();
     let (received, before) = (bed.received()?, proc::activity(agent.pid())?);
     let start = Instant::now();
-    beats(1_000_000, seconds * rate);
+    beats(1_000_000, seconds * rate, rate);
     let used = proc::activity(agent.pid())?.since(&before);
     let received = bed.received()? - received;
     let asked = bed.api().counts();

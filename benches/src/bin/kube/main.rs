@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use flannel_benches::{Fallible, in_lab};
-use flannel_lab::flanneld::{self, Stores};
+use flannel_benches::{Fallible, with_agent};
+use flannel_lab::flanneld::Stores;
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,9 +86,8 @@ fn main() -> Fallible<ExitCode> {
     if options.restarts.max(options.cuts) + 2 > most {
         return Err(format!("{most} nodes are too few for what is to happen to them").into());
     }
-    in_lab(Stores::All, || {
-        let flanneld = flanneld::path(options.flanneld.as_deref())?;
-        let bed = |nodes, watch_list| bed::Bed::build(&flanneld, &options.flag, nodes, watch_list);
+    with_agent(options.flanneld.as_deref(), Stores::All, |flanneld| {
+        let bed = |nodes, watch_list| bed::Bed::build(flanneld, &options.flag, nodes, watch_list);
         let what = format!("{most} nodes");
         for part in &options.parts {
             match part {
@@ -102,7 +101,7 @@ fn main() -> Fallible<ExitCode> {
                 }
                 Part::Steady => steady::run(&what, &bed(most, true)?, options.seconds, options.rate)?,
                 Part::Beats => {
-                    let bed = |metadata| bed::Bed::full(&flanneld, &options.flag, most, metadata);
+                    let bed = |metadata| bed::Bed::full(flanneld, &options.flag, most, metadata);
                     beats::run(&what, options.rounds, options.seconds, options.rate, bed)?;
                 }
                 Part::Idle => steady::run(&what, &bed(most, true)?, options.seconds, 0)?,
