@@ -216,8 +216,12 @@ impl Node {
         BrokenOffload::between(&self.fabric, &nic.port, &bridge_name(nic.at.segment))
     }
 
-    /// Changes the MTU of a NIC's port alone, in bytes, so that the path has a hole that the node doesn't see.
+    /// Changes the MTU of a NIC's port alone, in bytes, so that the path has a hole that the node doesn't see. From then on the
+    /// fabric drops what is too large, as switches do: a bridge with netfilter would send IPv4 packets on in fragments, so that only
+    /// what comes from the node would be lost, and would tell senders of IPv6 packets.
     pub fn set_port_mtu(&self, nic: &str, mtu: u32) -> Result<(), LabError> {
+        let script = "for file in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $file ] || echo 0 >$file; done";
+        self.fabric.run("sh", &["-ec", script])?;
         self.fabric.ip(&format!("link set {} mtu {mtu}", self.nic(nic)?.port)).map(drop)
     }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::netns::Netns;
 use flannel_lab::pod::Pod;
 use flannel_lab::wait::eventually;
 
@@ -57,17 +56,8 @@ impl Stage {
     }
 }
 
-/// A switch drops what does not fit. A bridge with netfilter would send it on in fragments: then packets to node 2 pass, and once
-/// that node answers in pieces too, nothing is wrong any more with the way to it.
-fn drop_what_is_too_large(fabric: &Netns) {
-    let script =
-        "for file in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $file ] || echo 0 >$file; done";
-    fabric.run("sh", &["-ec", script]).unwrap();
-}
-
 fn follows(case: &'static BackendCase) {
     let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
-    drop_what_is_too_large(cluster.fabric());
     let mut bed = Bed::new(cluster, new_folder(), case, Families::Dual);
     (1..=3).for_each(|number| bed.spawn(number, &FLAGS));
     for number in 1..=3 {
