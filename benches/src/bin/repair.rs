@@ -40,7 +40,7 @@ struct Damage {
 const SINGLE: [f64; 2] = [20.0, 50.0];
 const WHOLE: [f64; 2] = [200.0, 200.0];
 
-/// Rules, which a program reads and writes.
+/// Rules: after a deletion the kernel begins no transaction before all processors have forgotten what was deleted.
 const RULES: [f64; 2] = [100.0, 100.0];
 
 const DAMAGES: [Damage; 13] = [

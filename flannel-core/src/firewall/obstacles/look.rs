@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::super::error::FirewallError;
 use super::super::iptables::legacy_tables;
+use super::super::nft::transaction::lacking;
 use super::super::program::run;
 use super::super::rules::Wanted;
 use super::chain::{Chain, Policy, Realm, RuleName, Table, TableName};
@@ -27,15 +28,15 @@ use crate::resync;
 const SETTLE: Duration = Duration::from_millis(200);
 /// With a rule set that changes all the time, reading takes at most one part in this many of the time.
 const SHARE: u32 = 20;
-/// How many times rules are read that change meanwhile. A later look follows the last change.
-const TRIES: usize = 20;
+/// How many times rules are read that change meanwhile, before what was read last is taken. A later look follows the last change.
+const TRIES: usize = 3;
 /// The most chains of a table that are read. The effect of others is unknown.
 const CHAINS: usize = 250;
 
 /// What other firewalls on this host do with forwarded packets.
 pub(in crate::firewall) struct Surroundings {
     netns: Netns,
-    /// `None` if the kernel has no `nf_tables`.
+    /// `None` until the kernel has `nf_tables`.
     kernel: Option<NfTables>,
     /// `None` if the kernel sends no notifications.
     events: Option<RulesetEvents>,
@@ -61,11 +62,10 @@ impl Surroundings {
     pub(in crate::firewall) fn open(netns: &Netns, resync: Duration) -> Self {
         let told = |error| debug!(%error, "no notifications of nf_tables");
         let (events, now) = (RulesetEvents::open(netns).map_err(told).ok(), Instant::now());
-        let kernel = netns.run(NfTables::open).ok().and_then(Result::ok);
         let resync = resync.max(Duration::from_secs(1));
         Self {
             netns: netns.clone(),
-            kernel,
+            kernel: None,
             events,
             resync,
             next_comparison: now,
@@ -94,7 +94,11 @@ impl Surroundings {
             self.next_resync = begin + resync::PERIOD;
         }
         let (links, names) = links(&self.netns, want).await;
-        let mut tables = self.nf_tables(names).await;
+        let Some(mut tables) = self.nf_tables(names).await else {
+            // What was seen last counts until they can be read again.
+            (self.is_due, self.not_before) = (true, Instant::now() + self.resync);
+            return None;
+        };
         let legacy = legacy_dumps(&self.netns).await;
         self.legacy = fingerprint(&legacy);
         for (family, dump) in &legacy {
@@ -154,28 +158,36 @@ impl Surroundings {
         }
     }
 
-    /// The tables of `nf_tables`, as far as forwarded packets can reach them. A table that can't be read counts as
-    /// letting packets pass.
-    pub(super) async fn nf_tables(&mut self, links: BTreeMap<u32, String>) -> Vec<Table> {
+    /// The tables of `nf_tables`, as far as forwarded packets can reach them; `None` if they can't be read.
+    pub(super) async fn nf_tables(&mut self, links: BTreeMap<u32, String>) -> Option<Vec<Table>> {
         let mut context = Context { links, ..Context::default() };
+        let mut tables = Vec::new();
         for _ in 0..TRIES {
             match self.nf_tables_once(&mut context).await {
-                Ok(Some(tables)) => return tables,
+                Ok((read, true)) => return Some(read),
                 // Somebody made a change meanwhile, so a table may have been read half before it and half after it.
-                Ok(None) => self.bases = None,
+                Ok((read, false)) => (tables, self.bases) = (read, None),
                 Err(error) => {
                     debug!(%error, "chains of nf_tables can't be read");
-                    break;
+                    self.bases = None;
+                    // Without nf_tables there are none, and whoever may not see them learns nothing from trying again.
+                    let is_lasting = matches!(
+                        lacking(error),
+                        FirewallError::NoNfTables(_) | FirewallError::NotPermitted(_)
+                    );
+                    return is_lasting.then(Vec::new);
                 }
             }
         }
-        self.bases = None;
-        Vec::new()
+        Some(tables)
     }
 
-    /// The same, unless the rules changed meanwhile.
-    async fn nf_tables_once(&mut self, context: &mut Context) -> Result<Option<Vec<Table>>, KernelError> {
-        let Some(kernel) = &mut self.kernel else { return Ok(Some(Vec::new())) };
+    /// The same, and whether no rule changed meanwhile.
+    async fn nf_tables_once(&mut self, context: &mut Context) -> Result<(Vec<Table>, bool), KernelError> {
+        if self.kernel.is_none() {
+            self.kernel = self.netns.run(NfTables::open).ok().and_then(Result::ok);
+        }
+        let Some(kernel) = &mut self.kernel else { return Ok((Vec::new(), true)) };
         let generation = kernel.generation().await?;
         if self.bases.is_none() {
             self.bases = Some(read_bases(kernel).await?);
@@ -185,7 +197,7 @@ impl Surroundings {
         for bases in bases.chunk_by(|a, b| (a.family, &a.table) == (b.family, &b.table)) {
             tables.push(read_table(&self.netns, kernel, bases, context).await?);
         }
-        Ok((kernel.generation().await? == generation).then_some(tables))
+        Ok((tables, kernel.generation().await? == generation))
     }
 }
 

@@ -66,7 +66,7 @@ impl NftHost {
         let mut kernel = Netlink::open().unwrap();
         let names = kernel.links().await.unwrap().into_iter().map(|link| (link.index.0, link.name));
         self.0.forget();
-        self.0.nf_tables(names.collect()).await
+        self.0.nf_tables(names.collect()).await.unwrap()
     }
 }
 
