@@ -37,6 +37,11 @@ const UDP_EVERY: u32 = 2;
 const UDP_SELDOM: u32 = 32;
 /// How long after an ICMP error the next one may be missing by that limit, and so says nothing.
 const ERRORS_APART: Duration = Duration::from_millis(1500);
+/// How long after the last answer to UDP silence about it may come from that limit, how often it is then asked again, and when:
+/// by then the peer's kernel may send another error.
+const UDP_LATELY: Duration = Duration::from_secs(60);
+const UDP_RETRIES: u32 = 3;
+const UDP_AGAIN: Duration = Duration::from_millis(800);
 /// Within which time answers are expected, at least and at most.
 const LEAST_WAIT: Duration = Duration::from_millis(300);
 const MOST_WAIT: Duration = Duration::from_secs(1);
@@ -130,8 +135,12 @@ struct Suspicion {
     watches: Option<Findings>,
     /// When the last thorough round was sent.
     thorough: Instant,
-    /// When the last one was sent in which the peer's kernel said that the tunnel's port is closed.
+    /// When the last one was sent in which the peer's kernel said that the tunnel's port is closed, and in which it answered UDP
+    /// with a checksum by this node's kernel.
     closed: Option<Instant>,
+    software: Option<Instant>,
+    /// How many thorough rounds had an answer to all but UDP, although UDP was answered lately.
+    mute: u32,
 }
 
 impl Suspicion {
@@ -146,6 +155,8 @@ impl Suspicion {
             watches: None,
             thorough: since,
             closed: None,
+            software: None,
+            mute: 0,
         }
     }
 }
@@ -159,13 +170,23 @@ impl Suspicion {
         backoff.max(gaps.unreached / 4).min(longest.max(gaps.unreached))
     }
 
-    /// A closed port is told by an error, and each packet for the tunnel asks for one, so that next to none of them is answered.
-    fn remember_closed(&mut self, found: &mut Findings, sent: Instant) {
-        let is_late = |at: Instant| sent.saturating_duration_since(at) < ERRORS_APART;
+    /// Some answers are errors, and each packet asks for one, so that next to none of them is answered: one that was counts for
+    /// the rounds right after it, too.
+    fn remember_errors(&mut self, found: &mut Findings, sent: Instant) {
+        let is_late =
+            |at: Option<Instant>| at.is_some_and(|at| sent.saturating_duration_since(at) < ERRORS_APART);
         match found.closed {
             Answer::Yes => self.closed = Some(sent),
-            Answer::No if self.closed.is_some_and(is_late) => {
-                (found.closed, found.under_udp) = (Answer::Yes, Answer::Yes);
+            Answer::No if is_late(self.closed) => {
+                (found.closed, found.under_udp) = (Answer::Yes, Answer::Yes)
+            }
+            Answer::No | Answer::Untried => {}
+        }
+        match found.software {
+            Answer::Yes => self.software = Some(sent),
+            // Only beside another answer: that says that the overlay carries packets still.
+            Answer::No if found.small == Answer::Yes && is_late(self.software) => {
+                found.software = Answer::Yes
             }
             Answer::No | Answer::Untried => {}
         }
@@ -189,6 +210,8 @@ pub(super) struct Track {
     /// Regular visits so far.
     visits: u32,
     udp_every: u32,
+    /// When UDP through the overlay was sent last that was answered.
+    udp_answered: Option<Instant>,
 }
 
 impl Track {
@@ -202,6 +225,7 @@ impl Track {
             mood: Mood::New,
             visits: 0,
             udp_every: UDP_EVERY,
+            udp_answered: None,
         }
     }
 
@@ -287,6 +311,9 @@ impl Track {
     ) -> Duration {
         self.overlay.count(found.usual());
         self.underlay.count(found.under_echo);
+        if found.offloaded == Answer::Yes || found.software == Answer::Yes {
+            (self.udp_answered, self.udp_every) = (Some(sent), UDP_EVERY);
+        }
         if let Round::Watch(kinds) = round {
             return self.watch(kinds, &found, at_largest, now, wall, gaps);
         }
@@ -308,7 +335,7 @@ impl Track {
         }
         found.largest = suspicion.largest;
         suspicion.thorough = sent;
-        suspicion.remember_closed(&mut found, sent);
+        suspicion.remember_errors(&mut found, sent);
         found.silent_seconds = now.saturating_duration_since(suspicion.since).as_secs();
         if found.lacks_largest() {
             suspicion.ladder = Some(Ladder::new(small, found.mtu));
@@ -317,9 +344,17 @@ impl Track {
         }
         let judged @ (verdict, _) = judge(&found);
         if matches!(verdict, Verdict::Reachable | Verdict::Bridged | Verdict::Untested) {
-            // Somebody filters UDP, or its answers.
             let is_mute = found.offloaded == Answer::No;
-            self.udp_every = if is_mute { UDP_SELDOM } else { UDP_EVERY };
+            let is_lately = |at| sent.saturating_duration_since(at) < UDP_LATELY;
+            if is_mute && suspicion.mute < UDP_RETRIES && self.udp_answered.is_some_and(is_lately) {
+                suspicion.mute += 1;
+                self.mood = Mood::Suspect(suspicion);
+                return UDP_AGAIN;
+            }
+            if is_mute {
+                // Somebody filters UDP, or its answers.
+                self.udp_every = UDP_SELDOM;
+            }
             return self.calm(judged, wall, gaps);
         }
         self.suspect(suspicion, found, judged, now, wall, gaps)
@@ -357,6 +392,7 @@ impl Track {
         wall: SystemTime,
         gaps: Gaps,
     ) -> Duration {
+        suspicion.mute = 0;
         let is_same = verdict.severity() == suspicion.candidate.severity();
         suspicion.agreed = if is_same { suspicion.agreed + 1 } else { 1 };
         suspicion.candidate = verdict;
