@@ -14,6 +14,9 @@ use crate::guarded::{Dir, Draft};
 /// The number of letters and digits at the end of a draft's name.
 const LETTERS: usize = 6;
 
+/// How many bytes are written at once.
+const PIECE: usize = 16 << 10;
+
 /// How many drafts are created at most until one is known to be there and locked.
 const TRIES: usize = 8;
 
@@ -22,12 +25,24 @@ const TRIES: usize = 8;
 /// [`make_folder_of`]. If the name is a link, the link is replaced, and its target is not written to. A device node, such
 /// as `/dev/null`, is not replaced: that is an error.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, mode, &mut |draft| draft.write_all(bytes))
+}
+
+/// The same for content that is written piece by piece, so that it need not be in memory as a whole.
+pub fn replace_with(
+    path: &Path,
+    mode: u32,
+    fill: &mut dyn FnMut(&mut dyn io::Write) -> io::Result<()>,
+) -> io::Result<()> {
     refuse_device(path)?;
     // A draft that can't be removed does no harm, since each draft has a name of its own.
     let _ = remove_abandoned_drafts(path);
     let (dir, name) = Dir::of(path)?;
-    let mut draft = locked(&dir, &name.to_string_lossy(), mode)?;
-    draft.file.write_all(bytes)?;
+    let draft = locked(&dir, &name.to_string_lossy(), mode)?;
+    let mut pieces = io::BufWriter::with_capacity(PIECE, &draft.file);
+    fill(&mut pieces)?;
+    pieces.flush()?;
+    drop(pieces);
     draft.place(name)?;
     Ok(())
 }

@@ -160,9 +160,8 @@ impl State {
     /// Replaces the file atomically, with mode 0600 and the present date.
     pub fn write(&self, path: &Path) -> Result<(), StateFileError> {
         let saved = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let text = wire::encode(self, saved);
         atomic_file::make_folder_of(path)
-            .and_then(|()| atomic_file::replace(path, text.as_bytes(), 0o600))
+            .and_then(|()| atomic_file::replace_with(path, 0o600, &mut |out| wire::write(self, saved, out)))
             .map_err(|source| StateFileError { path: path.to_owned(), source })
     }
 }

@@ -84,9 +84,10 @@ pub struct Tried {
 pub struct PeerProbe {
     /// The peer's lease.
     pub lease: LeaseKey,
-    /// The result of each family by which it is reached.
+    /// The result of each family by which it is reached: of thousands of peers hardly any has both, so it takes memory only where
+    /// there is one.
     #[serde(flatten)]
-    pub families: PerFamily<FamilyProbe>,
+    pub families: PerFamily<Box<FamilyProbe>>,
 }
 
 impl PeerProbe {
@@ -97,7 +98,8 @@ impl PeerProbe {
 
     /// The family with the verdict that is the worse of the two.
     pub fn worst(&self) -> Option<(Family, &FamilyProbe)> {
-        self.families.iter().max_by_key(|(_, probe)| probe.verdict.severity())
+        let families = self.families.iter().map(|(family, probe)| (family, &**probe));
+        families.max_by_key(|(_, probe)| probe.verdict.severity())
     }
 }
 
@@ -447,7 +449,7 @@ mod tests {
             underlay: WayProbe { loss_percent: 100, ..way("192.0.2.2") },
             carriage: Carriage::new(Some(8472), Some(50)),
         };
-        let families = PerFamily { v4: Some(probe), v6: None };
+        let families = PerFamily { v4: Some(Box::new(probe)), v6: None };
         let mut peers = ProbeList::default();
         peers.put(PeerProbe { lease: "10.5.2.0-24".parse().unwrap(), families });
         assert_eq!(

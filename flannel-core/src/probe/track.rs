@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -71,9 +72,9 @@ pub(super) enum Round {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Way {
     /// The last round-trip time.
-    pub(super) rtt: Option<Duration>,
+    rtt: Option<Micros>,
     /// The smoothed round-trip time.
-    smooth: Option<Duration>,
+    smooth: Option<Micros>,
     /// When the last answer came.
     pub(super) last_answer: Option<SystemTime>,
     /// The last 32 small packets, the latest in the lowest bit: one that was lost is set.
@@ -82,14 +83,37 @@ pub(super) struct Way {
     known: u8,
 }
 
+/// A time in whole microseconds, up to an hour: an agent keeps four of them for each of thousands of peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Micros(NonZeroU32);
+
+impl From<Duration> for Micros {
+    fn from(time: Duration) -> Self {
+        let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(us).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(time: Micros) -> Self {
+        Self::from_micros(time.0.get().into())
+    }
+}
+
 impl Way {
+    /// The last round-trip time.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt.map(Duration::from)
+    }
+
     /// An answer of any kind came. `is_usual` says whether its time is one to go by.
     fn answered(&mut self, rtt: Option<Duration>, is_usual: bool, wall: SystemTime) {
         self.last_answer = Some(wall);
         let Some(rtt) = rtt else { return };
-        self.rtt = Some(rtt);
+        self.rtt = Some(rtt.into());
         if is_usual {
-            self.smooth = Some(self.smooth.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
+            let smooth = self.smooth.map_or(rtt, |smooth| (Duration::from(smooth) * 7 + rtt) / 8);
+            self.smooth = Some(smooth.into());
         }
     }
 
@@ -258,7 +282,7 @@ impl Track {
     /// How long to wait for answers.
     pub(super) fn patience(&self) -> Duration {
         let usual = self.overlay.smooth.max(self.underlay.smooth);
-        usual.map_or(MOST_WAIT, |rtt| (rtt * 4).clamp(LEAST_WAIT, MOST_WAIT))
+        usual.map_or(MOST_WAIT, |rtt| (Duration::from(rtt) * 4).clamp(LEAST_WAIT, MOST_WAIT))
     }
 
     /// Whether it is proven that nothing gets through to its pods, although its node answers. Through its own tunnel only a packet

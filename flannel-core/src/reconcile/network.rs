@@ -1,6 +1,7 @@
 //! The network of every backend that uses the reconcile loop: from a driver to a lease and a running loop.
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -23,17 +24,26 @@ use crate::underlay::Follower;
 const MOST_CLAIMED: usize = 8;
 
 /// A registered backend with its reconcile loop.
-struct DrivenNetwork<D> {
+struct DrivenNetwork {
     lease: Lease,
     overlay_mtu: Mtu,
-    reconciler: Reconciler<D>,
+    reconciler: Reconciler<Drivers>,
 }
 
 /// Registers a backend that is a [`Driver`]: makes its devices, acquires the lease with its attributes, and puts the
 /// objects that this node itself needs.
 ///
 /// The devices come first, so that the published data is true from the first moment.
-pub async fn register(
+pub fn register(
+    driven: Driven,
+    kernel: Box<dyn Kernel>,
+    registration: Registration<'_>,
+) -> BoxFuture<'_, Result<Box<dyn Network>, BackendError>> {
+    // As a trait object the loop is compiled here, and not again in every crate that awaits it.
+    Box::pin(bring_up(driven, kernel, registration))
+}
+
+async fn bring_up(
     driven: Driven,
     mut kernel: Box<dyn Kernel>,
     registration: Registration<'_>,
@@ -144,7 +154,7 @@ async fn read_host(
 }
 
 #[async_trait]
-impl<D: Driver> Network for DrivenNetwork<D> {
+impl Network for DrivenNetwork {
     fn lease(&self) -> &Lease {
         &self.lease
     }

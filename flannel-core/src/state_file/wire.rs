@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -139,6 +140,14 @@ fn raw(json: String) -> Box<RawValue> {
 }
 
 pub(super) fn encode(state: &State, saved: u64) -> String {
+    let mut bytes = Vec::new();
+    write(state, saved, &mut bytes).expect("memory takes all that is written");
+    String::from_utf8(bytes).expect("JSON is text")
+}
+
+/// Writes the bytes of the file. The checksum comes first, so the state is encoded twice: of ten thousand peers that takes some
+/// milliseconds, and a copy in memory would take some megabytes.
+pub(super) fn write(state: &State, saved: u64, out: &mut dyn io::Write) -> io::Result<()> {
     let wire = Wire {
         saved,
         store: state.store.clone(),
@@ -155,17 +164,16 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         host_macs: state.host_macs.clone(),
         leases: OneByOne(&state.leases),
     };
-    let mut text = serde_json::to_string(&wire).expect("strings and numbers always encode");
-    seal(VERSION, &mut text);
-    text.push('\n');
-    text
+    let mut checksum = Checksum::default();
+    serde_json::to_writer(&mut checksum, &wire)?;
+    out.write_all(head(VERSION, checksum).as_bytes())?;
+    serde_json::to_writer(&mut *out, &wire)?;
+    out.write_all(b"}\n")
 }
 
-/// Puts the envelope around an encoded state.
-fn seal(version: u32, state: &mut String) {
-    let head = format!(r#"{{"version":{version},"checksum":"{}","state":"#, checksum(state));
-    state.insert_str(0, &head);
-    state.push('}');
+/// What precedes the state in its envelope.
+fn head(version: u32, checksum: Checksum) -> String {
+    format!(r#"{{"version":{version},"checksum":"{checksum}","state":"#)
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<State, StateError> {
@@ -173,7 +181,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<State, StateError> {
     if ![1, VERSION].contains(&envelope.version) {
         return Err(StateError::Version(envelope.version));
     }
-    if envelope.checksum != checksum(envelope.state.get()) {
+    if envelope.checksum != Checksum::of(envelope.state.get()).to_string() {
         return Err(StateError::Damaged);
     }
     if envelope.version == 1 { decode_v1(envelope.state.get()) } else { decode_v2(envelope.state.get()) }
@@ -248,13 +256,42 @@ fn per_family<T: Copy>(values: &[T], family_of: impl Fn(T) -> Family) -> PerFami
 /// Puts an envelope around a state, for tests.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn sealed(version: u32, state: &str) -> String {
-    let mut text = state.to_owned();
-    seal(version, &mut text);
-    text
+    format!("{}{state}}}", head(version, Checksum::of(state)))
 }
 
-/// FNV-1a of 64 bits, in hexadecimal: against damage, not against forgery.
-fn checksum(text: &str) -> String {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+/// FNV-1a of 64 bits: against damage, not against forgery.
+#[derive(Clone, Copy)]
+struct Checksum(u64);
+
+impl Default for Checksum {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Checksum {
+    fn of(text: &str) -> Self {
+        text.bytes().fold(Self::default(), Self::step)
+    }
+
+    fn step(self, byte: u8) -> Self {
+        Self((self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+impl io::Write for Checksum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        *self = bytes.iter().copied().fold(*self, Self::step);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }

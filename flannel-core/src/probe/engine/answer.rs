@@ -153,7 +153,7 @@ impl Prober {
         let target = &self.targets[&id];
         let Track { verdict, evidence, since, overlay, underlay, .. } = &target.track;
         let way = |addr, way: &Way| WayProbe {
-            rtt: way.rtt,
+            rtt: way.rtt(),
             loss_percent: way.loss_percent(),
             last_answer: way.last_answer,
             ..WayProbe::new(addr)
@@ -167,7 +167,7 @@ impl Prober {
         let entry = self.shown.peers.get(&target.lease).cloned();
         let mut entry = entry.unwrap_or_else(|| PeerProbe::new(target.lease));
         self.shown.counts.add(*verdict);
-        if let Some(before) = entry.families.get_mut(target.family).replace(probe) {
+        if let Some(before) = entry.families.get_mut(target.family).replace(Box::new(probe)) {
             self.shown.counts.remove(before.verdict);
         }
         let lease = entry.lease;

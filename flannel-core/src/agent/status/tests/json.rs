@@ -185,7 +185,7 @@ fn probes(now: SystemTime) -> ProbeStatus {
         waiting: Some("text".to_owned()),
         ..ProbeStatus::default()
     };
-    status.peers.put(PeerProbe { lease: key(), families: PerFamily { v4: Some(probe), v6: None } });
+    status.peers.put(PeerProbe { lease: key(), families: PerFamily { v4: Some(Box::new(probe)), v6: None } });
     status
 }
 
