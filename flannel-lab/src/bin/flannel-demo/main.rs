@@ -1,7 +1,7 @@
 //! The demo: a cluster on this machine, with the real agent on every node, that gets broken and heals.
 //!
-//! Outside of the sandbox it builds `flanneld`; inside it makes the nodes, starts the agents, pings between
-//! pods, does damage and measures the repair. All of it goes with the sandbox, however the demo ends.
+//! In a sandbox it makes the nodes, starts the agents, pings between pods, does damage and measures the repair. All of it goes
+//! with the sandbox, however the demo ends. `cargo demo` builds it, and the agent beside it.
 
 mod agents;
 mod batch;
@@ -24,7 +24,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flannel_lab::flanneld::{self, Stores};
+use flannel_lab::flanneld;
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 use self::options::Options;
@@ -45,9 +45,9 @@ fn main() -> ExitCode {
 fn run(options: &Options, screen: &Screen) -> Fallible<ExitCode> {
     let flanneld = flanneld::path(options.flanneld.as_deref())?;
     if !is_inside() {
-        if options.flanneld.is_none() {
-            screen.line("building flanneld, for the local store alone");
-            flanneld::build(Stores::Local)?;
+        if !flanneld.is_file() {
+            let why = "no such file; `cargo demo` builds it, and --flanneld names another";
+            return Err(format!("{}: {why}", flanneld.display()).into());
         }
         preflight::check()?;
     }

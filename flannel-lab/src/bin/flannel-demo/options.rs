@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// Leave the cluster up afterwards, until Ctrl-C, with commands to look around in it
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Run this flanneld instead of building one
+    /// Run this flanneld instead of the one beside this program
     #[arg(long, value_name = "PATH")]
     pub(crate) flanneld: Option<PathBuf>,
     /// No colours; the variable `NO_COLOR` does the same
