@@ -202,7 +202,7 @@ impl Suspicion {
         match found.closed {
             Answer::Yes => self.closed = Some(sent),
             Answer::No if is_late(self.closed) => {
-                (found.closed, found.under_udp) = (Answer::Yes, Answer::Yes)
+                (found.closed, found.under_udp) = (Answer::Yes, Answer::Yes);
             }
             Answer::No | Answer::Untried => {}
         }
@@ -210,7 +210,7 @@ impl Suspicion {
             Answer::Yes => self.software = Some(sent),
             // Only beside another answer: that says that the overlay carries packets still.
             Answer::No if found.small == Answer::Yes && is_late(self.software) => {
-                found.software = Answer::Yes
+                found.software = Answer::Yes;
             }
             Answer::No | Answer::Untried => {}
         }
