@@ -44,14 +44,15 @@ impl<D: Driver> Reconciler<D> {
         if !self.is_busy() {
             self.tell_repair();
             self.end_programming();
+            self.prune_work();
         }
-        self.prune_work();
         self.finish().await;
         self.announce_attrs();
         self.publish();
     }
 
-    /// Lets the backend end what it does for peers that are gone. Before the first snapshot nobody is known to be gone.
+    /// Lets the backend end what it does for peers that are gone. Before the first snapshot nobody is known to be gone; and as long
+    /// as a pass fails, routes of peers that are not the backend's any more may still lead to it.
     fn prune_work(&mut self) {
         if self.leases.is_synced() && !self.incoming.is_pending() {
             let unknown = [self.leases.unknown(), self.peers.unknown()];

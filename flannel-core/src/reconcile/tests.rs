@@ -145,6 +145,12 @@ impl Driver for OneDevice {
         Held::default()
     }
 
+    fn prune_peers(&mut self, _: &dyn Fn(&LeaseKey) -> bool) {
+        if let Some(watch) = &self.watch {
+            watch.note_prune();
+        }
+    }
+
     fn scopes(&self) -> Vec<Scope> {
         self.link.map(|link| Scope { link, family: Family::V4, kinds: Kinds::ALL }).into_iter().collect()
     }

@@ -14,9 +14,15 @@ type Moment = (Option<LinkIndex>, bool);
 pub(super) struct Watch {
     kernel: FakeKernel,
     seen: Arc<Mutex<Vec<Moment>>>,
+    /// Where the route was whenever the driver was told to end what it does for peers that are gone.
+    pruned: Arc<Mutex<Vec<Option<LinkIndex>>>>,
 }
 
 impl Watch {
+    fn new(kernel: &FakeKernel) -> Self {
+        Self { kernel: kernel.clone(), seen: Arc::default(), pruned: Arc::default() }
+    }
+
     fn route(&self) -> Option<LinkIndex> {
         let route = self.kernel.objects().get(&route_of(LinkIndex(1), &KEY.parse().unwrap()).key())?;
         route.link()
@@ -25,6 +31,10 @@ impl Watch {
     pub(super) fn note(&self, prune: Prune<'_>) {
         let seen = (self.route(), prune.allows(subnet("10.5.2.0/24")));
         self.seen.lock().unwrap().push(seen);
+    }
+
+    pub(super) fn note_prune(&self) {
+        self.pruned.lock().unwrap().push(self.route());
     }
 
     fn take(&self) -> Vec<Moment> {
@@ -36,7 +46,7 @@ impl Watch {
 async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
     let kernel = FakeKernel::default();
     let (link, other) = (kernel.add_link("tun0", 1450), kernel.add_link("tun1", 1450));
-    let watch = Watch { kernel: kernel.clone(), seen: Arc::default() };
+    let watch = Watch::new(&kernel);
     let bench = bench_with(kernel, link, |reconciler| {
         (reconciler.driver.other, reconciler.driver.watch) = (Some(other), Some(watch.clone()));
     });
@@ -53,4 +63,28 @@ async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
     bench.send(LeaseUpdate::Put(lease("10.5.3.0-24", 3)));
     bench.settle().await;
     assert_eq!(watch.take(), [(Some(other), true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_ends_in_the_former_backend_while_passes_fail() {
+    let kernel = FakeKernel::default();
+    let (link, other) = (kernel.add_link("tun0", 1450), kernel.add_link("tun1", 1450));
+    let watch = Watch::new(&kernel);
+    let bench = bench_with(kernel, link, |reconciler| {
+        (reconciler.driver.other, reconciler.driver.watch) = (Some(other), Some(watch.clone()));
+    });
+    bench.snapshot(&[lease(KEY, 2)]);
+    bench.settle().await;
+    watch.pruned.lock().unwrap().clear();
+    bench.kernel.fail_dumps(Some(105));
+    bench.kernel.overrun();
+    let moved = lease(KEY, 2);
+    let attrs = LeaseAttrs { backend_type: "other".into(), ..moved.attrs };
+    bench.send(LeaseUpdate::Put(Lease { attrs, ..moved }));
+    bench.settle().await;
+    assert_eq!((watch.route(), watch.pruned.lock().unwrap().len()), (Some(link), 0));
+    bench.kernel.fail_dumps(None);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let pruned = std::mem::take(&mut *watch.pruned.lock().unwrap());
+    assert!(!pruned.is_empty() && pruned.iter().all(|at| *at == Some(other)), "{pruned:?}");
 }
