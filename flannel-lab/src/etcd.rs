@@ -231,17 +231,31 @@ impl Etcd {
     /// How many requests it has answered since it started, by the name of the gRPC method. Streams, such as
     /// watches, count when they end.
     pub fn requests(&self) -> Result<BTreeMap<String, u64>, LabError> {
-        let text = self.ask("/metrics").unwrap_or_default();
         let mut counts = BTreeMap::new();
-        for line in text.lines().filter_map(|line| line.strip_prefix("grpc_server_handled_total{")) {
-            let bad = || LabError::unexpected("etcd's /metrics", line);
-            let (labels, count) = line.rsplit_once(' ').ok_or_else(bad)?;
+        for (name, count) in self.metrics()? {
+            let Some(labels) = name.strip_prefix("grpc_server_handled_total{") else { continue };
+            let bad = || LabError::unexpected("etcd's /metrics", &name);
             let method = labels.split_once("grpc_method=\"").and_then(|(_, rest)| rest.split_once('"'));
             let (method, _) = method.ok_or_else(bad)?;
             let count: u64 = whole(count).ok_or_else(bad)?;
             *counts.entry(method.to_owned()).or_default() += count;
         }
         Ok(counts)
+    }
+
+    /// All its metrics, by their names with the labels.
+    pub fn metrics(&self) -> Result<BTreeMap<String, f64>, LabError> {
+        let text =
+            self.ask("/metrics").ok_or_else(|| LabError::unexpected("etcd's /metrics", "no answer"))?;
+        let metrics = text.lines().filter(|line| line.starts_with("etcd_") || line.starts_with("grpc_"));
+        metrics
+            .map(|line| {
+                let value = line
+                    .rsplit_once(' ')
+                    .and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+                value.ok_or_else(|| LabError::unexpected("etcd's /metrics", line))
+            })
+            .collect()
     }
 
     fn ask(&self, path: &str) -> Option<String> {
@@ -281,10 +295,9 @@ pub fn free_port() -> Result<u16, LabError> {
     Err(LabError::io("looking for a free port")(last.expect("it was tried")))
 }
 
-/// A count as Prometheus writes it: as a float, large ones like `1.234567e+06`.
-fn whole(text: &str) -> Option<u64> {
-    let float: f64 = text.parse().ok()?;
-    format!("{float:.0}").parse().ok()
+/// A count, which Prometheus writes as a float, large ones like `1.234567e+06`.
+fn whole(count: f64) -> Option<u64> {
+    format!("{count:.0}").parse().ok()
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -349,12 +349,9 @@ impl State {
             Op::Create(_) | Op::Replace(_) => {
                 // As in the kernel, putting an FDB entry replaces the MAC's other remote.
                 if let Object::Fdb(entry) = object {
-                    let others: Vec<ObjectKey> = (self.objects.iter())
-                        .filter(|other| matches!(other, Object::Fdb(other) if (other.link, other.mac) == (entry.link, entry.mac)))
-                        .map(|other| other.key())
-                        .collect();
-                    for key in others {
-                        self.objects.remove(&key);
+                    let others: Vec<_> = self.objects.remotes_of(entry.link, entry.mac).collect();
+                    for other in others {
+                        self.objects.remove(&ObjectKey::Fdb(other));
                     }
                 }
                 self.objects.insert(object);
