@@ -1,4 +1,8 @@
-//! What a cluster costs an hour. Requests and events follow from the code; bytes are fitted. Pure.
+//! What a cluster costs an hour. Requests and events follow from the code; bytes, and what a renewal takes, are fitted. Pure.
+//!
+//! A renewal reads the lease and its time, keeps it alive, reads both again and watches the lease from there on: six requests.
+//! etcd says the time in whole seconds, rounded down, so an agent looks too early, by a fraction of a second, and again after that
+//! fraction: three requests each time, several times if the fraction is small.
 
 use std::time::Duration;
 
@@ -9,9 +13,6 @@ use crate::measure::Point;
 /// An agent watches all leases, its own and the config. It asks a watch for its progress when that was quiet for 30 seconds,
 /// so changes of leases make fewer questions.
 const ASKS: f64 = 3.0 * 3600.0 / 30.0;
-/// A renewal reads the lease and its time, keeps it alive, reads both again and watches the lease from there on. etcd says
-/// the time in whole seconds, rounded down, so the first look is early, and a second one follows, with another watch.
-const RENEWAL: f64 = 9.0;
 /// A start reads the config, publishes (grant and transaction), reads the config again, opens three watches and looks at
 /// the own lease and its time. It also lists all leases three times.
 const START: f64 = 9.0;
@@ -81,13 +82,14 @@ impl Rates {
     }
 }
 
-/// Bytes on the wire.
+/// Bytes on the wire, and requests of renewals.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Constants {
     /// Of a question, and of the probes of an hour.
     pub(crate) ask: f64,
     pub(crate) probes: f64,
-    pub(crate) renewal: f64,
+    /// Of a renewal, after its requests.
+    pub(crate) renewal: (f64, f64),
     /// Of a change without those who are told, and of each event.
     pub(crate) change: (f64, f64),
     /// Of a start without lists, and of each lease in a list.
@@ -113,7 +115,7 @@ impl Constants {
         Self {
             ask,
             probes: mean(|rates| rates.probe_bytes),
-            renewal: mean(|rates| rates.renewal_bytes),
+            renewal: (mean(|rates| rates.renewal), mean(|rates| rates.renewal_bytes)),
             change,
             start: line(&starts),
         }
@@ -126,8 +128,8 @@ impl Constants {
             asks: ASKS,
             ask_bytes: self.ask,
             probe_bytes: self.probes,
-            renewal: RENEWAL,
-            renewal_bytes: self.renewal,
+            renewal: self.renewal.0,
+            renewal_bytes: self.renewal.1,
             events: joined.nodes,
             join: START + joined.pages,
             join_bytes: start + lease * joined.listed + self.change.1 * joined.nodes,
@@ -200,7 +202,7 @@ mod tests {
         let constants = Constants {
             ask: 100.0,
             probes: 64_000.0,
-            renewal: 2295.0,
+            renewal: (9.0, 2295.0),
             change: (7.0, 300.0),
             start: (5000.0, 200.0),
         };

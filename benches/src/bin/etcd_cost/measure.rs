@@ -20,9 +20,10 @@ use crate::crowd::{Crowd, Node};
 const SETTLE: Duration = Duration::from_secs(3);
 /// Longer than anything here takes.
 const NEVER: Duration = Duration::from_hours(24);
-/// Time and margin of leases that are renewed every four seconds: more often than a quiet connection is probed, so that
-/// renewals are nearly all that the connections carry. A busy machine may be late by seven seconds.
-const SHORT: (Duration, Duration) = (Duration::from_secs(12), Duration::from_secs(7));
+/// Time and margin of leases that are renewed about every ten seconds, up to a second earlier: like by default the moment is any
+/// fraction of a second, which decides how often an agent looks before a renewal. The margin is what a busy machine may be late: where
+/// leases run out because agents are late, each is put back, which all agents are told, and they never catch up.
+const SHORT: (Duration, Duration) = (Duration::from_secs(100), Duration::from_secs(90));
 
 /// What so many agents cost.
 pub(crate) struct Point {

@@ -95,11 +95,11 @@ pub(crate) fn rates(point: &Point) {
 /// The formula, how far it is from what was measured, and what it says of a large cluster.
 pub(crate) fn formula(points: &[Point], nodes: u32, churn: f64) {
     let constants = Constants::fit(points);
-    let Constants { ask, probes, renewal, change, start } = constants;
+    let Constants { ask, probes, renewal: (_, renewal), change, start } = constants;
     let (rates, hours) = (constants.rates(Joined::new(0.0)), period() / 3600.0);
     println!("\nn nodes, of which c join an hour; a join reads L leases in p requests");
     println!(
-        "  requests/h  n * ({:.0} + {:.0} / {hours:.2}) + c * ({:.0} + p)",
+        "  requests/h  n * ({:.0} + {:.1} / {hours:.2}) + c * ({:.0} + p)",
         rates.asks,
         rates.renewal,
         rates.join - Joined::new(0.0).pages
@@ -138,15 +138,9 @@ pub(crate) fn formula(points: &[Point], nodes: u32, churn: f64) {
 }
 
 fn ratio(measured: Hourly, derived: Hourly) -> String {
-    let mut text = format!(
-        "requests {:.3}, bytes {:.3}",
-        measured.requests / derived.requests,
-        measured.bytes / derived.bytes
-    );
-    if derived.events > 0.0 {
-        text += &format!(", events {:.3}", measured.events / derived.events);
-    }
-    text
+    let (requests, bytes) = (measured.requests / derived.requests, measured.bytes / derived.bytes);
+    let events = if derived.events > 0.0 { measured.events / derived.events } else { 1.0 };
+    format!("requests {requests:.3}, events {events:.3}, bytes {bytes:.3}")
 }
 
 fn by_method(cost: &Cost, per: f64) -> String {
