@@ -25,7 +25,7 @@ pub(crate) fn storm(point: &Point) {
     let creates = storm.asked.get("create the lease").map_or(0, |(sent, _)| *sent);
     let failed: u64 = storm.asked.values().map(|(_, failed)| failed).sum();
     println!(
-        "  lost races             {}; not answered {failed}",
+        "  created again          {}; not answered {failed}",
         creates.saturating_sub(point.agents.into())
     );
     println!("  watch events           {:.0}", cost.events);
