@@ -23,6 +23,9 @@ use super::watch::Feed;
 /// How long a lease must stay unchanged before the backoff for putting it back is reset.
 const CALM: Duration = Duration::from_secs(10);
 
+/// etcd says how much is left of a lease in whole seconds, rounded down.
+const ROUNDED: Duration = Duration::from_secs(1);
+
 /// The result of one check of the lease.
 enum Held {
     /// It was right at this position; renew it after this time, a reservation never.
@@ -38,8 +41,11 @@ impl Store {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
         let mut jumps = self.options.clock.jumps();
+        // Whether the time is over after which the lease was to be renewed.
+        let mut is_due = false;
         loop {
-            let looked = self.look(lease, spread).await;
+            let looked = self.look(lease, spread, is_due).await;
+            is_due = false;
             let looked = match looked {
                 Ok(Held::Restored(Some(by))) if rivalry.changed_by(&by) => {
                     Err(lost(lease.key, rivalry.holder()))
@@ -69,7 +75,9 @@ impl Store {
                     } else {
                         tokio::time::sleep(outage.pause()).await;
                     }
-                    if self.options.clock.now().since(start) > CALM {
+                    let waited = self.options.clock.now().since(start);
+                    is_due = wait.is_some_and(|wait| waited >= wait);
+                    if waited > CALM {
                         repairs.reset();
                         rivalry = Rivalry::default();
                     }
@@ -154,7 +162,7 @@ impl Store {
     }
 
     /// Checks the own key, and does what is due.
-    async fn look(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
+    async fn look(&self, own: &Lease, spread: f64, is_due: bool) -> Result<Held, SubnetError> {
         let (at, found) = self.read(own.key).await?;
         let mut by = None;
         let (modified, etcd_lease) = match found {
@@ -167,7 +175,9 @@ impl Store {
                     self.health.set_left(Some(remaining.left), remaining.granted);
                     let margin = self.options.renew_margin;
                     let wait = renew_after(remaining.left, remaining.granted, margin, spread);
-                    if !wait.is_zero() {
+                    // The fraction that the rounding hid would be waited for again and again.
+                    let early = if is_due { ROUNDED } else { Duration::ZERO };
+                    if wait > early {
                         return Ok(Held::Until(at, Some(wait)));
                     }
                     if self.keep_alive(there.etcd_lease).await? {

@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-/// How often a quiet watch is asked for its progress, so that we know how old our knowledge is.
+/// How often the watch of all leases is asked for its progress while it is quiet, so that we know how old our knowledge is. The
+/// others say nothing more.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// A response of at least this many bytes may be a fragment that ends in the middle of a revision.
 const FRAGMENT: usize = 512 << 10;
@@ -48,6 +49,8 @@ pub(super) struct Feed {
     stream: WatchStream,
     endpoint: usize,
     renewals: watch::Receiver<u64>,
+    /// After which silence it is asked for its progress.
+    confirm: Duration,
 }
 
 impl Feed {
@@ -75,7 +78,10 @@ impl Feed {
         let problem = opened.as_ref().err().and_then(CallError::problem);
         store.health.count("watch leases", began, problem.is_none());
         match opened {
-            Ok((endpoint, stream)) => Ok(Self { stream, endpoint, renewals }),
+            Ok((endpoint, stream)) => {
+                let confirm = if end.is_some() { CONFIRM } else { Duration::MAX };
+                Ok(Self { stream, endpoint, renewals, confirm })
+            }
             Err(error) => {
                 if let Some(problem) = problem {
                     store.health.fail(problem);
@@ -90,7 +96,7 @@ impl Feed {
     pub(super) async fn next(&mut self, store: &Store) -> Result<WatchResponse, Broken> {
         let problem = loop {
             let message = tokio::select! {
-                message = tokio::time::timeout(CONFIRM, self.stream.message()) => message,
+                message = tokio::time::timeout(self.confirm, self.stream.message()) => message,
                 // The server is not the cause.
                 Ok(()) = self.renewals.changed() => return Err(Broken::Ended),
             };

@@ -24,6 +24,11 @@ async fn renews_the_same_etcd_lease_without_an_event() {
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!(records(&etcd), before);
     assert!(!held.is_finished());
+    // A look before, and one after that says how long to wait.
+    let requests = manager.status().borrow().requests.read();
+    let sent = |request: &str| requests.iter().find(|it| it.request == request).map_or(0, |it| it.sent);
+    let (renewals, looks) = (sent("keep the etcd lease alive"), sent("read the etcd lease"));
+    assert!(renewals >= 2 && looks <= 2 * renewals + 2, "{renewals} renewals, {looks} looks");
     held.abort();
 }
 
