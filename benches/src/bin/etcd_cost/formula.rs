@@ -1,8 +1,6 @@
 //! What a cluster costs an hour. Requests and events follow from the code; bytes, and what a renewal takes, are fitted. Pure.
 //!
 //! A renewal reads the lease and its time, keeps it alive, reads both again and watches the lease from there on: six requests.
-//! etcd says the time in whole seconds, rounded down, so an agent looks too early, by a fraction of a second, and again after that
-//! fraction: three requests each time, several times if the fraction is small.
 
 use std::time::Duration;
 
@@ -10,9 +8,9 @@ use flannel_core::subnet::kit::renew_after;
 
 use crate::measure::Point;
 
-/// An agent watches all leases, its own and the config. It asks a watch for its progress when that was quiet for 30 seconds,
+/// An agent watches all leases, its own and the config. It asks the first for its progress when that was quiet for 30 seconds,
 /// so changes of leases make fewer questions.
-const ASKS: f64 = 3.0 * 3600.0 / 30.0;
+const ASKS: f64 = 3600.0 / 30.0;
 /// A start reads the config, publishes (grant and transaction), reads the config again, opens three watches and looks at
 /// the own lease and its time. It also lists all leases three times.
 const START: f64 = 9.0;
@@ -210,8 +208,8 @@ mod tests {
         let about = |one: f64, other: f64| (one - other).abs() < 1e-3;
         assert!(about(period(), 22.95 * 3600.0));
         let quiet = rates.hourly(100.0, 0.0);
-        assert!(about(quiet.requests, 36_000.0 + 900.0 / 22.95), "{quiet:?}");
-        assert!(about(quiet.bytes, 1e7 + 1e4) && about(quiet.events, 0.0), "{quiet:?}");
+        assert!(about(quiet.requests, 12_000.0 + 900.0 / 22.95), "{quiet:?}");
+        assert!(about(quiet.bytes, 7.6e6 + 1e4) && about(quiet.events, 0.0), "{quiet:?}");
         let busy = rates.hourly(100.0, 2.0);
         assert!(about(busy.requests - quiet.requests, 24.0) && about(busy.events, 200.0), "{busy:?}");
         assert!(about(busy.bytes - quiet.bytes, 200.0 * 300.0 + 2.0 * 65_000.0), "{busy:?}");
