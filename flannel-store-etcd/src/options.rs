@@ -29,7 +29,7 @@ pub struct EtcdOptions {
     /// The time for which a lease is granted. Go nodes grant 24 hours.
     /// Out of a range from a second to ten years the nearest counts.
     pub ttl: Duration,
-    /// How long to wait for an answer.
+    /// How long to wait for an answer, and how often to ask what nobody else asks.
     pub timeouts: EtcdTimeouts,
     /// The clocks by which leases are counted.
     pub clock: Clock,
@@ -99,6 +99,9 @@ pub struct EtcdTimeouts {
     pub probe: Duration,
     /// For the answer to a probe.
     pub probe_answer: Duration,
+    /// How often the watch of all leases is asked for its progress while it is quiet: so old is what the status calls confirmed, at
+    /// most. The watches of the own lease and of the config are not asked, since they would say nothing more.
+    pub confirm: Duration,
 }
 
 impl Default for EtcdTimeouts {
@@ -108,6 +111,7 @@ impl Default for EtcdTimeouts {
             request: Duration::from_secs(5),
             probe: Duration::from_secs(6),
             probe_answer: Duration::from_secs(3),
+            confirm: Duration::from_secs(30),
         }
     }
 }

@@ -22,9 +22,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-/// How often the watch of all leases is asked for its progress while it is quiet, so that we know how old our knowledge is. The
-/// others say nothing more.
-const CONFIRM: Duration = Duration::from_secs(30);
 /// A response of at least this many bytes may be a fragment that ends in the middle of a revision.
 const FRAGMENT: usize = 512 << 10;
 /// How many events of a response are processed at once: one revision can delete all keys.
@@ -49,7 +46,7 @@ pub(super) struct Feed {
     stream: WatchStream,
     endpoint: usize,
     renewals: watch::Receiver<u64>,
-    /// After which silence it is asked for its progress.
+    /// After which silence it is asked for its progress, so that we know how old our knowledge is.
     confirm: Duration,
 }
 
@@ -79,7 +76,8 @@ impl Feed {
         store.health.count("watch leases", began, problem.is_none());
         match opened {
             Ok((endpoint, stream)) => {
-                let confirm = if end.is_some() { CONFIRM } else { Duration::MAX };
+                // One key is watched for its changes alone.
+                let confirm = end.map_or(Duration::MAX, |_| store.options.timeouts.confirm);
                 Ok(Self { stream, endpoint, renewals, confirm })
             }
             Err(error) => {

@@ -129,8 +129,8 @@ pub trait Driver: Send {
     }
 
     /// The store has listed its leases, and all that came since is processed: what the backend does for peers that are
-    /// not programmed any more it may end, except for those whose record is unreadable. The loop calls it after its passes, again
-    /// and again: routes of peers that went over to another backend have moved by then, unless the kernel refused that.
+    /// not programmed any more it may end, except for those whose record is unreadable. The loop calls it after passes that did not
+    /// fail, again and again: routes of peers that went over to another backend have moved by then, unless the kernel refused that.
     fn prune_peers(&mut self, is_unreadable: &dyn Fn(&LeaseKey) -> bool) {
         let _ = is_unreadable;
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::SubnetManager;
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions};
+use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager, EtcdTimeouts};
+use futures::StreamExt;
 
 use crate::common::*;
 
@@ -40,6 +42,39 @@ async fn tells_what_happens_and_skips_what_it_cannot_read() {
     let mut fresh = manager(&etcd).watch_leases();
     let LeaseUpdate::Snapshot { leases, unreadable } = next(&mut fresh).await else { panic!() };
     assert_eq!((leases, unreadable.len()), (vec![first], 1));
+}
+
+/// How old all knowledge is, the answers of one watch say.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_watch_of_all_leases_is_asked_for_its_progress() {
+    let etcd = start(V4);
+    let confirm = Duration::from_millis(50);
+    let timeouts = EtcdTimeouts { confirm, ..EtcdTimeouts::default() };
+    let store = EtcdSubnetManager::new(EtcdOptions { timeouts, ..options(&etcd) }).unwrap();
+    // Messages of the agent to open watches, and all that it sends to them.
+    let counts = || {
+        let metrics = etcd.metrics().unwrap();
+        ["started", "msg_received"].map(|what| {
+            let watch = format!("grpc_server_{what}_total{{grpc_method=\"Watch\"");
+            metrics.iter().filter(|(name, _)| name.starts_with(&watch)).map(|(_, count)| count).sum::<f64>()
+        })
+    };
+    let lease = store.acquire_lease(&attrs(1)).await.unwrap();
+    let held = renew(&store, &lease);
+    let mut config = store.config_changes().unwrap();
+    let changes = tokio::spawn(async move { while config.next().await.is_some() {} });
+    until(|| counts() == [2.0, 2.0]).await;
+    tokio::time::sleep(20 * confirm).await;
+    assert_eq!(counts(), [2.0, 2.0], "two watches, and no question");
+
+    let mut watch = store.watch_leases();
+    next(&mut watch).await;
+    let watching = tokio::spawn(async move { while watch.next().await.is_some() {} });
+    until(|| counts()[1] >= 8.0).await;
+    assert!(!held.is_finished() && !changes.is_finished() && !watching.is_finished());
+    changes.abort();
+    watching.abort();
+    held.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,11 +11,12 @@ mod report;
 mod run;
 mod wireguard;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flannel_benches::{Fallible, in_lab};
-use flannel_lab::flanneld::{self, Stores};
+use flannel_benches::{Fallible, with_agent};
+use flannel_lab::flanneld::Stores;
 
 use bed::{Bed, Lab, Method};
 use report::Report;
@@ -46,14 +47,16 @@ struct Options {
     /// How many more nodes, which do not exist, the stores of vxlan have.
     #[arg(long, default_value_t = 0)]
     leases: u32,
+    /// The agent to measure, in place of one that is built beside this program: to compare versions, in turn.
+    #[arg(long)]
+    flanneld: Option<PathBuf>,
 }
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    in_lab(Stores::Local, || {
-        let exe = std::env::current_exe()?;
-        let (flanneld, naive) = (flanneld::path(None)?, exe.with_file_name("naive_udp"));
-        let bed = Bed::build(&options.methods, &flanneld, &naive, options.leases)?;
+    with_agent(options.flanneld.as_deref(), Stores::Local, |flanneld| {
+        let naive = std::env::current_exe()?.with_file_name("naive_udp");
+        let bed = Bed::build(&options.methods, flanneld, &naive, options.leases)?;
         for lab in &options.labs {
             bed.shape(*lab)?;
             let mut report = Report::new(options.quiet);

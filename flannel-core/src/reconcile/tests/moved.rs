@@ -42,8 +42,8 @@ impl Watch {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
+/// A peer whose route is on the first of two devices.
+async fn by_one_of_two() -> (Bench, Watch, [LinkIndex; 2]) {
     let kernel = FakeKernel::default();
     let (link, other) = (kernel.add_link("tun0", 1450), kernel.add_link("tun1", 1450));
     let watch = Watch::new(&kernel);
@@ -52,12 +52,23 @@ async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
     });
     bench.snapshot(&[lease(KEY, 2)]);
     bench.settle().await;
-    assert_eq!(watch.route(), Some(link));
-    watch.take();
+    (bench, watch, [link, other])
+}
+
+/// The peer's lease names the other backend from now on.
+async fn go_over(bench: &Bench) {
     let moved = lease(KEY, 2);
     let attrs = LeaseAttrs { backend_type: "other".into(), ..moved.attrs };
     bench.send(LeaseUpdate::Put(Lease { attrs, ..moved }));
     bench.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
+    let (bench, watch, [link, other]) = by_one_of_two().await;
+    assert_eq!(watch.route(), Some(link));
+    watch.take();
+    go_over(&bench).await;
     assert_eq!(watch.take(), [(Some(link), false), (Some(other), true)]);
     // A route that stays holds up nothing.
     bench.send(LeaseUpdate::Put(lease("10.5.3.0-24", 3)));
@@ -67,21 +78,11 @@ async fn nothing_is_taken_from_the_former_device_before_the_route_has_moved() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_ends_in_the_former_backend_while_passes_fail() {
-    let kernel = FakeKernel::default();
-    let (link, other) = (kernel.add_link("tun0", 1450), kernel.add_link("tun1", 1450));
-    let watch = Watch::new(&kernel);
-    let bench = bench_with(kernel, link, |reconciler| {
-        (reconciler.driver.other, reconciler.driver.watch) = (Some(other), Some(watch.clone()));
-    });
-    bench.snapshot(&[lease(KEY, 2)]);
-    bench.settle().await;
+    let (bench, watch, [link, other]) = by_one_of_two().await;
     watch.pruned.lock().unwrap().clear();
-    bench.kernel.fail_dumps(Some(105));
+    bench.kernel.fail_dumps(Some(libc::ENOBUFS));
     bench.kernel.overrun();
-    let moved = lease(KEY, 2);
-    let attrs = LeaseAttrs { backend_type: "other".into(), ..moved.attrs };
-    bench.send(LeaseUpdate::Put(Lease { attrs, ..moved }));
-    bench.settle().await;
+    go_over(&bench).await;
     assert_eq!((watch.route(), watch.pruned.lock().unwrap().len()), (Some(link), 0));
     bench.kernel.fail_dumps(None);
     tokio::time::sleep(Duration::from_secs(60)).await;
