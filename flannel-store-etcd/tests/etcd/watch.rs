@@ -56,21 +56,25 @@ async fn only_the_watch_of_all_leases_is_asked_for_its_progress() {
         let metrics = etcd.metrics().unwrap();
         ["started", "msg_received"].map(|what| {
             let watch = format!("grpc_server_{what}_total{{grpc_method=\"Watch\"");
-            metrics.iter().filter(|(name, _)| name.starts_with(&watch)).map(|(_, count)| count).sum::<f64>()
+            metrics
+                .iter()
+                .filter(|(name, _)| name.starts_with(&watch))
+                .map(|(_, count)| count.round() as u64)
+                .sum::<u64>()
         })
     };
     let lease = store.acquire_lease(&attrs(1)).await.unwrap();
     let held = renew(&store, &lease);
     let mut config = store.config_changes().unwrap();
     let changes = tokio::spawn(async move { while config.next().await.is_some() {} });
-    until(|| counts() == [2.0, 2.0]).await;
+    until(|| counts() == [2, 2]).await;
     tokio::time::sleep(20 * confirm).await;
-    assert_eq!(counts(), [2.0, 2.0], "two watches, and no question");
+    assert_eq!(counts(), [2, 2], "two watches, and no question");
 
     let mut watch = store.watch_leases();
     next(&mut watch).await;
     let watching = tokio::spawn(async move { while watch.next().await.is_some() {} });
-    until(|| counts()[1] >= 8.0).await;
+    until(|| counts()[1] >= 8).await;
     assert!(!held.is_finished() && !changes.is_finished() && !watching.is_finished());
     changes.abort();
     watching.abort();
