@@ -59,7 +59,7 @@ async fn only_the_watch_of_all_leases_is_asked_for_its_progress() {
             metrics
                 .iter()
                 .filter(|(name, _)| name.starts_with(&watch))
-                .map(|(_, count)| count.round() as u64)
+                .map(|(_, count)| format!("{count:.0}").parse::<u64>().unwrap())
                 .sum::<u64>()
         })
     };
