@@ -18,9 +18,10 @@ use crate::lease::{BackendData, LeaseUpdate, UnreadableRecords};
 use crate::subnet::allocate::overlaps;
 use crate::testing::waiting::renew;
 
-const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// The subnets that nodes draw: not those that tests write by name.
+const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.100.0","SubnetMax":"10.5.199.0","Backend":{"Type":"vxlan"}}"#;
 const SMALL: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.30.0"}"#;
-const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.100.0","SubnetMax":"10.5.199.0","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
 const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
 /// Longer than a look at the folder takes, shorter than the rescan.
 const SOON: Duration = Duration::from_secs(5);
@@ -119,7 +120,7 @@ async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
 
     let before = fs::metadata(&file).unwrap();
     let mut restarted = LocalOptions::new(dir.path());
-    restarted.identity.subnets = "10.5.77.0-24".parse().ok();
+    restarted.identity.subnets = "10.5.177.0-24".parse().ok();
     let restarted = LocalSubnetManager::new(restarted);
     assert_eq!(restarted.published_attrs(&attrs(1).public_ips).await.unwrap(), Some(attrs(1)));
     assert_eq!(restarted.acquire_lease(&attrs(1)).await.unwrap(), lease);
@@ -136,11 +137,11 @@ async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
 async fn takes_the_previous_subnet_if_it_is_free() {
     let dir = store(V4);
     let mut options = LocalOptions::new(dir.path());
-    options.identity.subnets = "10.5.77.0-24".parse().ok();
+    options.identity.subnets = "10.5.177.0-24".parse().ok();
     let lease = LocalSubnetManager::new(options.clone()).acquire_lease(&attrs(1)).await.unwrap();
-    assert_eq!(lease.key.to_string(), "10.5.77.0-24");
+    assert_eq!(lease.key.to_string(), "10.5.177.0-24");
     let lease = LocalSubnetManager::new(options).acquire_lease(&attrs(2)).await.unwrap();
-    assert_ne!(lease.key.to_string(), "10.5.77.0-24");
+    assert_ne!(lease.key.to_string(), "10.5.177.0-24");
 }
 
 #[tokio::test]
@@ -211,16 +212,16 @@ async fn an_expired_record_is_gone_but_its_node_gets_it_again() {
 #[tokio::test]
 async fn a_reservation_stays_one() {
     let dir = store(V4);
-    put(&dir, "10.5.9.0-24", r#"{"PublicIP":"192.0.2.1"}"#);
-    let file = path(&dir, "10.5.9.0-24");
+    put(&dir, "10.5.109.0-24", r#"{"PublicIP":"192.0.2.1"}"#);
+    let file = path(&dir, "10.5.109.0-24");
     fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
-    age(&dir, "10.5.9.0-24", 1000 * 3600);
+    age(&dir, "10.5.109.0-24", 1000 * 3600);
     let manager = manager(&dir);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    assert_eq!(lease.key.to_string(), "10.5.9.0-24");
+    assert_eq!(lease.key.to_string(), "10.5.109.0-24");
     assert_eq!(fs::read_to_string(&file).unwrap(), attrs(1).to_json());
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
-    age(&dir, "10.5.9.0-24", 1000 * 3600);
+    age(&dir, "10.5.109.0-24", 1000 * 3600);
     let held = renew(&manager, &lease);
     assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key, lease.key);
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -36,15 +36,15 @@ async fn an_address_that_changed_between_two_runs_costs_no_second_record() {
 #[tokio::test]
 async fn a_former_record_goes_and_a_reservation_stays() {
     let dir = store(V4);
-    put(&dir, "10.5.7.0-24", &moved(7).to_json());
+    put(&dir, "10.5.107.0-24", &moved(7).to_json());
     put(&dir, "10.5.8.0-24", &attrs(3).to_json());
     put(&dir, "10.5.9.0-24", &moved(9).to_json());
     put(&dir, "10.5.10.0-24", &moved(9).to_json());
     fs::set_permissions(path(&dir, "10.5.10.0-24"), Permissions::from_mode(0o400)).unwrap();
-    let own = Lease { key: "10.5.7.0-24".parse().unwrap(), attrs: moved(7), created: 1 };
+    let own = Lease { key: "10.5.107.0-24".parse().unwrap(), attrs: moved(7), created: 1 };
     let identity = Identity { former_ips: attrs(9).public_ips.v4.into_iter().collect(), ..stored(&own) };
     assert_eq!(known_as(&dir, identity).acquire_lease(&moved(1)).await.unwrap().key, own.key);
-    let left = ["10.5.7.0-24", "10.5.8.0-24", "10.5.10.0-24"].map(str::to_owned);
+    let left = ["10.5.107.0-24", "10.5.8.0-24", "10.5.10.0-24"].map(str::to_owned);
     assert_eq!(names(&dir), BTreeSet::from(left));
 }
 
