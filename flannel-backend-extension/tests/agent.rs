@@ -15,7 +15,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(20);
-const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"extension",
+const CONFIG: &str = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.100.0","Backend":{"Type":"extension",
     "SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP","SubnetRemoveCommand":"ip route del $SUBNET"}}"#;
 const PEER: &str = r#"{"PublicIP":"192.0.2.9","PublicIPv6":null,"BackendType":"extension"}"#;
 
