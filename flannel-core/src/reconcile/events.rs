@@ -78,21 +78,24 @@ impl<D: Driver> Reconciler<D> {
         }
         if !self.peers.want().is_satisfied_by(&object) {
             self.work.compare([key]);
-            if let Object::Fdb(entry) = object {
-                // The entry replaced another remote of its MAC without a notification. If that one is still there,
-                // putting it again changes nothing.
-                let others: Vec<ObjectKey> =
-                    self.have.remotes_of(entry.link, entry.mac).map(ObjectKey::Fdb).collect();
-                for other in others {
-                    self.have.remove(&other);
-                    self.mark_users([other]);
-                    self.work.compare([other]);
-                }
-            }
+            // If another remote is still there, putting it again changes nothing.
+            self.forget_replaced(&object);
         }
         if self.have.insert(object) != Some(object) {
             self.mark_users([key]);
         }
+    }
+
+    /// Forgets the other remotes of an FDB entry's MAC. The kernel has one for a MAC, and tells nobody of the one that it replaces.
+    pub(super) fn forget_replaced(&mut self, object: &Object) {
+        let Object::Fdb(entry) = object else { return };
+        let others = self.have.remotes_of(entry.link, entry.mac).filter(|other| other != entry);
+        let others: Vec<ObjectKey> = others.map(ObjectKey::Fdb).collect();
+        for other in &others {
+            self.have.remove(other);
+        }
+        self.mark_users(others.iter().copied());
+        self.work.compare(others);
     }
 
     fn object_gone(&mut self, key: ObjectKey) {

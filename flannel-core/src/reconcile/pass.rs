@@ -272,6 +272,7 @@ impl<D: Driver> Reconciler<D> {
             let before = match op {
                 Op::Create(object) | Op::Replace(object) => {
                     self.replaced.regain(&key);
+                    self.forget_replaced(object);
                     self.have.insert(*object)
                 }
                 Op::Delete(_) => self.have.remove(&key),
