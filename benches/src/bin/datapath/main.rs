@@ -20,6 +20,7 @@ use flannel_lab::flanneld::Stores;
 
 use bed::{Bed, Lab, Method};
 use report::Report;
+use run::Part;
 
 /// Throughput, small packets, latency and cost of all backends.
 #[derive(Parser)]
@@ -44,6 +45,9 @@ struct Options {
     /// second and round-trip times. Fix it before the run.
     #[arg(long, default_value_t = 0.2)]
     quiet: f64,
+    /// What to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Tcp, Part::Small, Part::Rtt])]
+    parts: Vec<Part>,
     /// How many more nodes, which do not exist, the stores of vxlan have.
     #[arg(long, default_value_t = 0)]
     leases: u32,
@@ -67,7 +71,7 @@ fn main() -> Fallible<ExitCode> {
                 fastrand::shuffle(&mut order);
                 for method in order {
                     eprintln!("lab {lab}, round {round} of {}: {method}", options.rounds);
-                    run::all(&bed, method, options.seconds, &mut report)?;
+                    run::parts(&bed, method, &options.parts, options.seconds, &mut report)?;
                 }
                 if seals {
                     core.measure()?;

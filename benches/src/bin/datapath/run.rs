@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use flannel_benches::Fallible;
 use flannel_benches::flood::flood;
 use flannel_benches::machine::{Usage, Watch};
@@ -11,9 +12,37 @@ use flannel_lab::ping::{PingOptions, ping};
 use crate::bed::{Bed, Ends, Method};
 use crate::report::{Figure, Report};
 
-/// Everything once: TCP with one and four streams, small packets, round trips.
-pub(crate) fn all(bed: &Bed, method: Method, seconds: u32, report: &mut Report) -> Fallible<()> {
+/// What a round measures of a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// TCP with one stream and with four.
+    Tcp,
+    /// Small packets.
+    Small,
+    /// Round trips.
+    Rtt,
+}
+
+/// Each part once.
+pub(crate) fn parts(
+    bed: &Bed,
+    method: Method,
+    parts: &[Part],
+    seconds: u32,
+    report: &mut Report,
+) -> Fallible<()> {
     let ends = &bed.ends[&method];
+    for part in parts {
+        match part {
+            Part::Tcp => both_tcp(ends, method, seconds, report)?,
+            Part::Small => small(ends, method, report)?,
+            Part::Rtt => round_trips(ends, method, report)?,
+        }
+    }
+    Ok(())
+}
+
+fn both_tcp(ends: &Ends, method: Method, seconds: u32, report: &mut Report) -> Fallible<()> {
     for (streams, rate, cost, lost) in [
         (1, Figure::Tcp1, Figure::CpuPerGb1, Figure::Retransmits1),
         (4, Figure::Tcp4, Figure::CpuPerGb4, Figure::Retransmits4),
@@ -23,8 +52,7 @@ pub(crate) fn all(bed: &Bed, method: Method, seconds: u32, report: &mut Report) 
         report.note(method, cost, tcp.cpu_per_gb, tcp.foreign);
         report.note(method, lost, tcp.retransmits, tcp.foreign);
     }
-    small(ends, method, report)?;
-    round_trips(ends, method, report)
+    Ok(())
 }
 
 struct Tcp {
