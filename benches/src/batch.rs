@@ -8,7 +8,7 @@ use flannel_lab::netns::Netns;
 use flannel_lab::node::Node;
 
 use crate::Fallible;
-use crate::leases::{base, mac, underlay};
+use crate::leases::{PREFIX, base, mac, subnet, underlay};
 
 /// Puts the entries of `leases` by `ip -batch` and `bridge -batch`; seconds.
 pub fn batch(node: &Node, backend: &str, leases: u32) -> Fallible<f64> {
@@ -21,13 +21,14 @@ pub fn batch(node: &Node, backend: &str, leases: u32) -> Fallible<f64> {
         netns.ip("link set flannel.1 up")?;
     }
     for n in 0..leases {
-        let (base, underlay, mac) = (base(n), underlay(backend, n), mac(n));
+        let (subnet, underlay, mac) = (subnet(n), underlay(backend, n), mac(n));
         if backend == "vxlan" {
+            let base = base(n);
             writeln!(ip, "neigh replace {base} lladdr {mac} dev flannel.1 nud permanent")?;
-            writeln!(ip, "route replace {base}/24 via {base} dev flannel.1 onlink")?;
+            writeln!(ip, "route replace {subnet} via {base} dev flannel.1 onlink")?;
             writeln!(bridge, "fdb replace {mac} dev flannel.1 dst {underlay} self permanent")?;
         } else {
-            writeln!(ip, "route replace {base}/24 via {underlay} dev eth0")?;
+            writeln!(ip, "route replace {subnet} via {underlay} dev eth0")?;
         }
     }
     fs::write("/run/batch-ip", ip)?;
@@ -50,9 +51,10 @@ pub fn check_routes(netns: &Netns, leases: u32) -> Fallible<()> {
     }
 }
 
-/// A route to a /24, with a gateway or a next-hop object.
+/// A route to a subnet of theirs, with a gateway or a next-hop object.
 fn is_of_lease(line: &str) -> bool {
+    let prefix = format!("/{PREFIX}");
     line.split_once(' ').is_some_and(|(dst, rest)| {
-        dst.ends_with("/24") && (rest.starts_with("via ") || rest.starts_with("nhid "))
+        dst.ends_with(&prefix) && (rest.starts_with("via ") || rest.starts_with("nhid "))
     })
 }

@@ -1,15 +1,23 @@
 //! Lease records as many other nodes would have published them.
 
+use std::net::Ipv4Addr;
+
 use flannel_lab::LabError;
 use flannel_lab::cluster::Cluster;
 
-/// The most leases there are addresses for, in `10.64.0.0/10` without its last /16.
-pub const MOST: u32 = (63 << 8) - 2;
+/// The most leases there are addresses for, in `10.0.0.0/8` without its last /16.
+pub const MOST: u32 = (255 << 10) - 2;
+
+/// The prefix length of every subnet.
+pub const PREFIX: u8 = 26;
+
+/// The first subnet of the network, which is no lease's.
+pub const FREE: &str = "10.0.0.0/26";
 
 /// Gives the nodes' links room for every gateway of theirs.
 pub fn make_room(cluster: &Cluster) -> Result<(), LabError> {
     cluster.nodes().try_for_each(|node| {
-        let address = format!("10.200.{}.254/16", 254 + node.number() % 2);
+        let address = format!("100.127.{}.254/10", 254 + node.number() % 2);
         node.netns().ip(&format!("address add {address} dev eth0")).map(drop)
     })
 }
@@ -17,7 +25,7 @@ pub fn make_room(cluster: &Cluster) -> Result<(), LabError> {
 /// The network config they belong to. Agents lease from the last /16, where none of these lies.
 pub fn config(backend: &str) -> String {
     format!(
-        r#"{{"Network":"10.64.0.0/10","SubnetLen":24,"SubnetMin":"10.127.0.0","SubnetMax":"10.127.255.0","Backend":{{"Type":"{backend}"}}}}"#
+        r#"{{"Network":"10.0.0.0/8","SubnetLen":{PREFIX},"SubnetMin":"10.255.0.0","SubnetMax":"10.255.255.192","Backend":{{"Type":"{backend}"}}}}"#
     )
 }
 
@@ -27,15 +35,20 @@ pub fn config_with_fallback(backend: &str, fallback: &str) -> String {
     config(backend).replace(&own, &format!(r#"{own},"Fallback":["{fallback}"]"#))
 }
 
-/// The first address of a node's subnet, a /24.
+/// The first address of a node's subnet.
 pub fn base(n: u32) -> String {
-    let n = n + 1;
-    format!("10.{}.{}.0", 64 + (n >> 8), n & 0xff)
+    let offset = (n + 1) << (32 - PREFIX);
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + offset).to_string()
+}
+
+/// A node's subnet.
+pub fn subnet(n: u32) -> String {
+    format!("{}/{PREFIX}", base(n))
 }
 
 /// The record's key, without the prefix.
 pub fn key(n: u32) -> String {
-    format!("{}-24", base(n))
+    format!("{}-{PREFIX}", base(n))
 }
 
 /// The MAC of its VTEP.
@@ -49,7 +62,7 @@ pub fn underlay(backend: &str, n: u32) -> String {
     if backend == "vxlan" {
         format!("172.{}.{}.{}", 16 + (n >> 16), (n >> 8) & 0xff, n & 0xff)
     } else {
-        format!("10.200.{}.{}", n / 250, 1 + n % 250)
+        format!("100.{}.{}.{}", 64 + n / 62500, n / 250 % 250, 1 + n % 250)
     }
 }
 

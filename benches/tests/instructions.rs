@@ -82,7 +82,7 @@ fn objects(without: u32) -> Dataplane {
     let mut objects = Dataplane::default();
     for n in without..PEERS {
         let (addr, mac): (_, MacAddr) = (leases::base(n).parse().unwrap(), leases::mac(n).parse().unwrap());
-        let subnet = format!("{addr}/24").parse().unwrap();
+        let subnet = leases::subnet(n).parse().unwrap();
         let dst = leases::underlay("vxlan", n).parse().unwrap();
         objects.insert(Object::Route(Route::by_node(subnet, addr, link)));
         objects.insert(Object::Neighbour(Neighbour { link, addr, mac }));

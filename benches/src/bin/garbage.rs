@@ -16,7 +16,7 @@ use clap::{Parser, ValueEnum};
 use etcd_client::TxnOp;
 use flannel_benches::announce::Listener;
 use flannel_benches::etcd::{delete, put, talk, transact};
-use flannel_benches::leases::{base, config, key, mac, underlay, value};
+use flannel_benches::leases::{FREE, base, config, key, mac, subnet, underlay, value};
 use flannel_benches::stats::Sample;
 use flannel_benches::{Fallible, bed, in_lab, proc, wait_ready};
 use flannel_core::dataplane::{Object, ObjectKey};
@@ -195,7 +195,7 @@ impl Bulk for KubeStore {
     fn build(cluster: &Cluster) -> Fallible<Self> {
         let store = Self::without_nodes(cluster)?;
         // The first subnet of the network, which is no lease's.
-        store.api().put_node(kubelet_node("n0", &["10.64.0.0/24"], 2000));
+        store.api().put_node(kubelet_node("n0", &[FREE], 2000));
         Ok(store)
     }
 
@@ -211,7 +211,7 @@ impl Bulk for KubeStore {
 
     fn add(bed: &Bed<Self>, leases: Range<u32>) -> Fallible<()> {
         for n in leases {
-            let mut node = kubelet_node(&format!("p{n:05}"), &[&format!("{}/24", base(n))], 2000);
+            let mut node = kubelet_node(&format!("p{n:05}"), &[&subnet(n)], 2000);
             let annotations = &mut node["metadata"]["annotations"];
             annotations[full("kube-subnet-manager")] = json!("true");
             annotations[full("backend-type")] = json!("vxlan");

@@ -114,7 +114,7 @@ fn play_all_peers(bed: &Bed<Folder>) -> Fallible<()> {
             "link add flannel.1 address {MAC} mtu 1450 type vxlan id 1 dstport 8472 local {there} dev eth0 nolearning"
         ),
         "link set flannel.1 up".to_owned(),
-        "route add local 10.64.0.0/10 dev lo table main".to_owned(),
+        "route add local 10.0.0.0/8 dev lo table main".to_owned(),
         format!("route add {own}/32 dev flannel.1"),
         format!("neighbour add {own} lladdr {mac} dev flannel.1 nud permanent"),
     ])?;

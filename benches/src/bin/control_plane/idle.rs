@@ -20,14 +20,17 @@ struct Cost {
     resident: f64,
     /// What of it is its own, in MiB.
     own: f64,
+    /// The most that was resident since the start, in MiB.
+    peak: f64,
 }
 
 pub(crate) fn run(bed: &Bed, seconds: u64) -> Fallible<()> {
-    let Cost { cpu, wakeups, resident, own } = measure(bed, seconds)?;
+    let Cost { cpu, wakeups, resident, own, peak } = measure(bed, seconds)?;
     println!("\n{}, {} leases in etcd; nothing changes for {seconds} s", bed.backend, bed.leases);
     println!("  processor time a minute     {cpu:.1} ms");
     println!("  wake-ups a minute           {wakeups:.0}");
     println!("  resident memory             {resident:.1} MiB, {own:.1} of them no pages of files");
+    println!("  peak memory since the start {peak:.1} MiB");
     Ok(())
 }
 
@@ -67,5 +70,6 @@ fn measure(bed: &Bed, seconds: u64) -> Fallible<Cost> {
     let wakeups = used.switches as f64 * a_minute;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let (resident, own) = (mib(agent.rss()?), mib(proc::own_memory(agent.pid())?));
-    Ok(Cost { cpu, wakeups, resident, own })
+    let peak = mib(proc::peak_memory(agent.pid())?);
+    Ok(Cost { cpu, wakeups, resident, own, peak })
 }

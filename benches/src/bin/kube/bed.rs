@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use flannel_benches::leases::{base, config, mac, underlay};
+use flannel_benches::leases::{FREE, config, mac, subnet, underlay};
 use flannel_benches::{Fallible, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::bed;
@@ -43,8 +43,7 @@ impl Bed {
         let cluster = Cluster::builder().nodes(2).build()?;
         let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
         let store = KubeStore::with_options(&cluster, KubeApiOptions { watch_list, ..options })?;
-        // The first subnet of the network, which is no lease's.
-        store.api().put_node(kubelet_node("n0", &["10.64.0.0/24"], NODE));
+        store.api().put_node(kubelet_node("n0", &[FREE], NODE));
         (0..nodes).for_each(|n| store.api().put_node(peer(n)));
         store.put_config(&config("vxlan"))?;
         Ok(Self { lab: flannel_benches::bed(cluster, store, flanneld, flags), nodes })
@@ -60,8 +59,8 @@ impl Bed {
         let cluster = Cluster::builder().nodes(2).build()?;
         let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
         let store = KubeStore::with_options(&cluster, KubeApiOptions { metadata_only: metadata, ..options })?;
-        store.api().put_node(full_node("n0", &["10.64.0.0/24"]));
-        let peers = (0..nodes).map(|n| published(full_node(&name(n), &[&format!("{}/24", base(n))]), n));
+        store.api().put_node(full_node("n0", &[FREE]));
+        let peers = (0..nodes).map(|n| published(full_node(&name(n), &[&subnet(n)]), n));
         peers.for_each(|node| store.api().put_node(node));
         store.put_config(&config("vxlan"))?;
         Ok(Self { lab: flannel_benches::bed(cluster, store, flanneld, flags), nodes })
@@ -114,7 +113,7 @@ pub(crate) fn name(n: u32) -> String {
 
 /// Another node, whose agent has published.
 pub(crate) fn peer(n: u32) -> Value {
-    published(kubelet_node(&name(n), &[&format!("{}/24", base(n))], NODE - ANNOTATIONS), n)
+    published(kubelet_node(&name(n), &[&subnet(n)], NODE - ANNOTATIONS), n)
 }
 
 fn published(mut node: Value, n: u32) -> Value {
