@@ -54,6 +54,9 @@ use crate::kernel::{
 use crate::netns::Netns;
 use crate::port_holder::{self, PortHolder};
 
+/// After how many creations of next-hop objects at once their map is packed anew.
+const MANY_NEXT_HOPS: usize = 512;
+
 /// A connection to the kernel for the network namespace in which it was opened.
 pub struct Netlink {
     netns: Netns,
@@ -363,7 +366,12 @@ impl Kernel for Netlink {
     }
 
     async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError> {
-        self.requests.execute(ops, &mut self.next_hops).await
+        let refusals = self.requests.execute(ops, &mut self.next_hops).await?;
+        let creates = |op: &&Op| matches!(op, Op::Create(Object::NextHop(_)));
+        if ops.iter().filter(creates).count() > MANY_NEXT_HOPS {
+            self.next_hops.repack();
+        }
+        Ok(refusals)
     }
 
     async fn events(&mut self) -> Vec<KernelEvent> {

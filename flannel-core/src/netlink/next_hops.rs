@@ -17,6 +17,7 @@ use super::wire::{RTNH_F_ONLINK, attr, family, family_of, ip, read_ip_of};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Through};
 use crate::kernel::KernelEvent;
+use crate::repack::repack;
 
 /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP` and `RTM_GETNEXTHOP`, which neli lacks.
 pub(super) const NEW: u16 = 104;
@@ -88,8 +89,12 @@ impl NextHops {
                 self.forget(number);
             }
         }
+        let known = self.entries.len();
         for (number, entry) in list {
             self.learn(number, entry);
+        }
+        if self.entries.len() / 2 > known {
+            self.repack();
         }
         self.on(link).filter_map(|(number, entry)| self.object(number, entry)).collect()
     }
@@ -175,6 +180,12 @@ impl NextHops {
     pub(super) fn created(&mut self, number: u32, NextHop { link, gateway, .. }: NextHop) {
         self.entries.insert(number, Entry { link, gateway: Some(gateway), kind: Kind::Ours });
         self.chosen.insert((link, gateway), number);
+    }
+
+    /// Frees memory that many creations in a row left unused.
+    pub(super) fn repack(&mut self) {
+        repack(&mut self.entries);
+        repack(&mut self.chosen);
     }
 
     /// Applies a notification about somebody else's change.

@@ -11,6 +11,7 @@ use super::{GateCounters, GateStatus, Mode, Tunnels};
 use crate::addr::{Family, PerFamily};
 use crate::lease::{Lease, LeaseChange};
 use crate::netlink::nftables::Counted;
+use crate::repack::repack;
 
 /// How long the loop waits for addresses to be admitted before it puts their routes. Late routes would be worse.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -56,7 +57,7 @@ pub(super) struct Known {
     /// The devices; `None` until they are there and this node has its subnets.
     pub(super) tunnels: Option<Tunnels>,
     /// The underlay addresses that leases of others publish, with the number of leases.
-    published: BTreeMap<IpAddr, usize>,
+    published: BTreeMap<IpAddr, u32>,
     /// The addresses that were added or removed since the gate read them.
     changed: BTreeSet<IpAddr>,
     /// Whether the store has listed its leases.
@@ -133,6 +134,9 @@ impl Desk {
             // The new one first, so that an address that both have is never removed.
             change.after.iter().for_each(|lease| known.publish(lease));
             change.before.iter().for_each(|lease| known.withdraw(lease));
+        }
+        if changes.len() > known.published.len() / 2 {
+            repack(&mut known.published);
         }
         let is_news = (known.is_synced, known.has_unknown) != (is_synced, has_unknown);
         if is_news || !known.changed.is_empty() {

@@ -14,6 +14,7 @@ use crate::probe::gate::Known;
 use crate::probe::pace::{self, Crowd, Gaps};
 use crate::probe::status::{ProbeList, Verdict};
 use crate::probe::track::{Round, Track};
+use crate::repack::repack;
 use crate::status::{PeerState, PeerStatus};
 
 /// For how long a route that was looked up is taken for the present one where there are many peers.
@@ -60,6 +61,9 @@ impl Prober {
         let gone: Vec<u32> = gone.map(|(_, id)| *id).collect();
         for id in gone {
             self.forget(id);
+        }
+        if new.len() > before {
+            repack(&mut self.index);
         }
         self.troubled.retain(|(lease, _)| peers.get(lease).is_some());
         self.spread(new, now).await;
@@ -212,7 +216,6 @@ impl Prober {
         };
         self.count_on_link(family, true);
         self.index.insert(key, id);
-        self.starts.insert((now, id));
         self.targets.insert(id, Box::new(target));
         self.show(id);
         Some(id)
