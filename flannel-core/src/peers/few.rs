@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-/// A set that allocates only from the second member on: of thousands of addresses, hardly any is claimed twice.
+/// A set that allocates only from the second member on: of thousands of addresses, hardly any is claimed twice. So the
+/// members of the others are boxed, to add no more to each than a pointer would.
 #[derive(Debug, Clone)]
+#[expect(clippy::box_collection, reason = "a set is larger than most members, and hardly ever there")]
 pub(super) enum Few<T> {
     One(T),
-    Many(BTreeSet<T>),
+    Many(Box<BTreeSet<T>>),
 }
 
 impl<T: Ord + Copy> Few<T> {
@@ -15,7 +17,7 @@ impl<T: Ord + Copy> Few<T> {
         match self {
             Self::One(only) if *only == member => false,
             Self::One(only) => {
-                *self = Self::Many(BTreeSet::from([*only, member]));
+                *self = Self::Many(Box::new(BTreeSet::from([*only, member])));
                 true
             }
             Self::Many(members) => members.insert(member),
@@ -43,7 +45,7 @@ impl<T: Ord + Copy> Few<T> {
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         let (one, many) = match self {
             Self::One(only) => (Some(only), None),
-            Self::Many(members) => (None, Some(members)),
+            Self::Many(members) => (None, Some(&**members)),
         };
         one.into_iter().chain(many.into_iter().flatten())
     }
