@@ -51,6 +51,7 @@ pub mod agent;
 pub mod atomic_file;
 pub mod backend;
 pub mod backoff;
+mod chunked;
 pub mod clock;
 pub mod config;
 pub mod dataplane;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::ages::{Remembered, shared};
 use super::{AgedLease, Ages, Lease, LeaseKey, LeaseUpdate, Unknown, UnreadableRecords};
-use crate::repack::repack;
+use crate::chunked::{Chunked, OfLease};
 
 /// All leases of the network that the store has told of, this node's own among them, with their ages.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
-    leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
+    leases: Chunked<AgedLease>,
     bad: UnreadableRecords,
     /// The leases of unreadable records of which no earlier value is known.
     unknown: Unknown,
@@ -20,6 +20,12 @@ pub struct LeaseTable {
     last_age: u32,
     /// The ages that an earlier run knew, until the store lists the leases.
     remembered: Remembered,
+}
+
+impl OfLease for AgedLease {
+    fn lease(&self) -> &LeaseKey {
+        &self.lease.key
+    }
 }
 
 /// A lease that appeared, changed or went.
@@ -86,7 +92,7 @@ impl LeaseTable {
                 self.remove(&key).into_iter().collect()
             }
             LeaseUpdate::Unreadable(record) => {
-                let key = record.key.parse().ok().filter(|key| !self.leases.contains_key(key));
+                let key = record.key.parse().ok().filter(|key| self.leases.get(key).is_none());
                 if let Some(key) = key {
                     self.unknown.insert(key);
                 }
@@ -100,16 +106,14 @@ impl LeaseTable {
         (self.synced, self.recalled) = (true, None);
         self.bad = unreadable;
         let listed: BTreeMap<LeaseKey, Lease> = leases.into_iter().map(|lease| (lease.key, lease)).collect();
-        let gone: Vec<LeaseKey> = (self.leases.keys())
-            .filter(|key| !listed.contains_key(key) && !self.bad.contains(key))
-            .copied()
-            .collect();
+        let known = self.leases.iter().map(|lease| lease.key);
+        let gone: Vec<LeaseKey> =
+            known.filter(|key| !listed.contains_key(key) && !self.bad.contains(key)).collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
         // A key can't be both listed and unreadable. If a store says both, the listed value counts.
         changes.extend(listed.into_values().filter_map(|lease| self.put(lease, now)));
-        repack(&mut self.leases);
         self.bad.repack();
-        self.unknown.replace(self.bad.keys().filter(|key| !self.leases.contains_key(key)));
+        self.unknown.replace(self.bad.keys().filter(|key| self.leases.get(key).is_none()));
         // A lease that is not listed is a new claim if it comes back.
         self.remembered.retain(|key| self.bad.contains(key));
         changes
@@ -129,7 +133,7 @@ impl LeaseTable {
             None => self.remembered.recall(&lease, now).unwrap_or_else(|| Ages::all(now)),
         };
         let (key, lease) = (lease.key, shared(lease, ages));
-        let before = self.leases.insert(key, Arc::clone(&lease));
+        let before = self.leases.put(Arc::clone(&lease));
         Some(LeaseChange { key, before, after: Some(lease) })
     }
 
@@ -157,7 +161,7 @@ impl LeaseTable {
 
     /// All leases by key.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<AgedLease>> {
-        self.leases.values()
+        self.leases.iter()
     }
 
     /// How many leases there are.
@@ -167,7 +171,7 @@ impl LeaseTable {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.len() == 0
     }
 
     /// The unreadable records.

@@ -1,17 +1,18 @@
 //! What probes found out, as values. Pure.
 //!
-//! The results of all peers are in a persistent map, as their states are (`status/peers.rs`): a copy is free, and one
+//! The results of all peers are in a list, as their states are (`status/peers.rs`): a copy is free, and one
 //! result costs one entry.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rpds::RedBlackTreeMapSync;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use crate::addr::{Family, PerFamily};
+use crate::chunked::{Chunked, OfLease};
 use crate::lease::LeaseKey;
 use crate::times::{microseconds, milliseconds, optional_instant, optional_microseconds};
 
@@ -100,6 +101,12 @@ impl PeerProbe {
     pub fn worst(&self) -> Option<(Family, &FamilyProbe)> {
         let families = self.families.iter().map(|(family, probe)| (family, &**probe));
         families.max_by_key(|(_, probe)| probe.verdict.severity())
+    }
+}
+
+impl OfLease for PeerProbe {
+    fn lease(&self) -> &LeaseKey {
+        &self.lease
     }
 }
 
@@ -361,37 +368,37 @@ impl Serialize for VerdictCounts {
 
 /// The results of all peers, by lease. A copy is free and does not change with the original.
 #[derive(Clone, Default)]
-pub struct ProbeList(RedBlackTreeMapSync<LeaseKey, PeerProbe>);
+pub struct ProbeList(Chunked<PeerProbe>);
 
 impl ProbeList {
     /// How many peers have an entry.
     pub fn len(&self) -> usize {
-        self.0.size()
+        self.0.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// The result of a peer, by its lease.
     pub fn get(&self, lease: &LeaseKey) -> Option<&PeerProbe> {
-        self.0.get(lease)
+        self.0.get(lease).map(|entry| &**entry)
     }
 
     /// All results, in the order of their leases.
     pub fn iter(&self) -> impl Iterator<Item = &PeerProbe> {
-        self.0.values()
+        self.0.iter().map(|entry| &**entry)
     }
 
-    /// Adds or replaces the result of a peer. It copies that entry and the path to it in the map.
+    /// Adds or replaces the result of a peer. It copies no other.
     pub fn put(&mut self, entry: PeerProbe) {
-        self.0.insert_mut(entry.lease, entry);
+        self.0.put(Arc::new(entry));
     }
 
     /// Removes the result of a peer.
     pub fn remove(&mut self, lease: &LeaseKey) {
-        self.0.remove_mut(lease);
+        self.0.remove(lease);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state of each peer: one entry for each lease of another node. Pure.
 //!
-//! The entries are in a persistent map: a copy is free, and after a change it still shares all other entries. So every
+//! The entries are in a list of which a copy is free, and after a change it still shares all other entries. So every
 //! reader gets the whole status of ten thousand peers, and one change costs one entry.
 
 use std::fmt;
@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, Serializer};
 
 use crate::addr::{MacAddr, PerFamily};
+use crate::chunked::{Chunked, OfLease};
 use crate::dataplane::NamedObject;
 use crate::lease::LeaseKey;
 use crate::times::instant;
@@ -48,6 +48,12 @@ impl PeerStatus {
     pub fn new(lease: LeaseKey, underlay: PerFamily<IpAddr>, state: PeerState, now: SystemTime) -> Self {
         let (vteps, path) = (PerFamily::default(), PerFamily::default());
         Self { lease, underlay, vteps, receives: Vec::new(), state, path, since: now, changed: now }
+    }
+}
+
+impl OfLease for PeerStatus {
+    fn lease(&self) -> &LeaseKey {
+        &self.lease
     }
 }
 
@@ -131,7 +137,7 @@ impl Serialize for PeerPath {
 /// All peers, by lease. A copy is free and does not change with the original.
 #[derive(Clone, Default)]
 pub struct PeerList {
-    entries: RedBlackTreeMapSync<LeaseKey, PeerStatus>,
+    entries: Chunked<PeerStatus>,
     /// A new allocation after each change. Two lists with the same one are equal, without a comparison of their
     /// entries.
     stamp: Arc<()>,
@@ -140,34 +146,33 @@ pub struct PeerList {
 impl PeerList {
     /// How many peers there are, in whatever state.
     pub fn len(&self) -> usize {
-        self.entries.size()
+        self.entries.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// The entry of a lease.
     pub fn get(&self, lease: &LeaseKey) -> Option<&PeerStatus> {
-        self.entries.get(lease)
+        self.entries.get(lease).map(|entry| &**entry)
     }
 
     /// All entries, in the order of their leases.
     pub fn iter(&self) -> impl Iterator<Item = &PeerStatus> {
-        self.entries.values()
+        self.entries.iter().map(|entry| &**entry)
     }
 
-    /// Adds or replaces the entry of a lease. It copies that entry and the path to it in the map, however many there
-    /// are.
+    /// Adds or replaces the entry of a lease. It copies no other entry, however many there are.
     pub fn put(&mut self, entry: PeerStatus) {
         self.stamp = Arc::default();
-        self.entries.insert_mut(entry.lease, entry);
+        self.entries.put(Arc::new(entry));
     }
 
     /// Removes the entry of a lease. Returns whether there was one.
     pub fn remove(&mut self, lease: &LeaseKey) -> bool {
-        let was_there = self.entries.remove_mut(lease);
+        let was_there = self.entries.remove(lease).is_some();
         if was_there {
             self.stamp = Arc::default();
         }
