@@ -1,10 +1,11 @@
 //! The text forms of times: an instant is RFC 3339 in UTC with milliseconds (`2026-11-29T18:00:00.123Z`), and a duration
 //! is a whole number with its unit in the name of its field (`_s`, `_ms`, `_us`). Pure.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 
 /// An instant as RFC 3339 text in UTC, with milliseconds. What is before year -9999 or after year 9999 becomes the first
 /// or the last instant between.
@@ -65,6 +66,25 @@ pub fn optional_microseconds<S: Serializer>(
     match time {
         Some(time) => microseconds(time, serializer),
         None => serializer.serialize_none(),
+    }
+}
+
+/// A time in whole microseconds, from one to an hour: an agent keeps several of them for each of thousands of peers. It is
+/// serialized as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Micros(NonZeroU32);
+
+impl From<Duration> for Micros {
+    fn from(time: Duration) -> Self {
+        let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(us).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(time: Micros) -> Self {
+        Self::from_micros(time.0.get().into())
     }
 }
 

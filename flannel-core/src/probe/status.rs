@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use crate::addr::{Family, PerFamily};
 use crate::chunked::{Chunked, OfLease};
 use crate::lease::LeaseKey;
-use crate::times::{microseconds, milliseconds, optional_instant, optional_microseconds};
+use crate::times::{Micros, microseconds, milliseconds, optional_instant};
 
 /// The upper ends of the ranges of round-trip times that [`ProbeTotals::rtt`] counts, in microseconds. A last range has
 /// what is above.
@@ -157,8 +157,8 @@ pub struct WayProbe {
     /// The address that is probed.
     pub target: IpAddr,
     /// The round-trip time of the last answer; `None` if there was none.
-    #[serde(rename = "rtt_us", serialize_with = "optional_microseconds")]
-    pub rtt: Option<Duration>,
+    #[serde(rename = "rtt_us")]
+    pub rtt: Option<Micros>,
     /// How many percent of the last 32 small packets (fewer soon after the start) were not answered.
     pub loss_percent: u8,
     /// When the last answer came, by the wall clock.
@@ -446,8 +446,11 @@ mod tests {
     #[test]
     fn the_text_form_has_names_and_units() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
-        let overlay =
-            WayProbe { rtt: Some(Duration::from_micros(120)), last_answer: Some(time), ..way("10.5.2.0") };
+        let overlay = WayProbe {
+            rtt: Some(Duration::from_micros(120).into()),
+            last_answer: Some(time),
+            ..way("10.5.2.0")
+        };
         let probe = FamilyProbe {
             verdict: Verdict::MtuHole { at_most: 1350 },
             evidence: vec!["1351 bytes are lost".to_owned()],

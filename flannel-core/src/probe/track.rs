@@ -8,7 +8,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use super::pace::Gaps;
 use super::status::Verdict;
 use super::verdict::{Answer, Findings, judge};
 use super::watch::{stands, watched};
+use crate::times::Micros;
 
 /// How long something must have been wrong before there is a verdict.
 const FIRM: Duration = Duration::from_millis(1500);
@@ -83,27 +83,10 @@ pub(super) struct Way {
     known: u8,
 }
 
-/// A time in whole microseconds, up to an hour: an agent keeps four of them for each of thousands of peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Micros(NonZeroU32);
-
-impl From<Duration> for Micros {
-    fn from(time: Duration) -> Self {
-        let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        Self(NonZeroU32::new(us).unwrap_or(NonZeroU32::MIN))
-    }
-}
-
-impl From<Micros> for Duration {
-    fn from(time: Micros) -> Self {
-        Self::from_micros(time.0.get().into())
-    }
-}
-
 impl Way {
     /// The last round-trip time.
-    pub(super) fn rtt(&self) -> Option<Duration> {
-        self.rtt.map(Duration::from)
+    pub(super) fn rtt(&self) -> Option<Micros> {
+        self.rtt
     }
 
     /// An answer of any kind came. `is_usual` says whether its time is one to go by.

@@ -34,7 +34,7 @@ pub(super) fn each(out: &mut Output<'_>, peers: &ProbeList) -> Written {
             [([name, family, "overlay"], &it.overlay), ([name, family, "underlay"], &it.underlay)]
         })
     };
-    let rtt = |(labels, way): ([_; 3], &WayProbe)| Some((labels, way.rtt?.as_secs_f64()));
+    let rtt = |(labels, way): ([_; 3], &WayProbe)| Some((labels, Duration::from(way.rtt?).as_secs_f64()));
     out.values(&all::PEER_RTT, ways().filter_map(rtt))?;
     out.values(&all::PEER_LOSS, ways().map(|(labels, way)| (labels, f64::from(way.loss_percent) / 100.0)))
 }

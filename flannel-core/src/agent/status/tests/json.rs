@@ -170,7 +170,7 @@ fn session(now: SystemTime) -> Session {
 /// Probes of one peer, whose way has the only verdict with a value.
 fn probes(now: SystemTime) -> ProbeStatus {
     let way = || WayProbe {
-        rtt: Some(Duration::from_micros(5)),
+        rtt: Some(Duration::from_micros(5).into()),
         last_answer: Some(now),
         ..WayProbe::new("192.0.2.1".parse().unwrap())
     };
