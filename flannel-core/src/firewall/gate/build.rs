@@ -1,7 +1,7 @@
 //! Tests what the kernel can do, and creates tables.
 
 use super::table::tables;
-use super::{GateOptions, Mode, Tunnels};
+use super::{FAMILIES, GateOptions, Mode, Tunnels, vni_of};
 use crate::addr::{PerFamily, Vni};
 use crate::error::chain;
 use crate::kernel::KernelError;
@@ -17,12 +17,17 @@ pub(super) const NEEDS: &str =
 /// The name of tables that are created and removed in one transaction, so that nobody ever sees them.
 const TRIAL: &str = "flannel-underlay-trial";
 
-/// Opens the sockets in a network namespace, and tests whether the kernel accepts the tables.
+/// Opens the sockets in a network namespace, and tests whether the kernel accepts the tables. Those of an earlier run show that
+/// it does. A test takes time: until its deletions are over, the kernel keeps the next change of rules waiting, and whoever
+/// closes a socket of `nf_tables`, for 12 ms.
 pub(super) async fn open(netns: &Netns, options: &GateOptions) -> Result<Kernel, KernelError> {
     let (events, mut tables) =
         netns.run(|| Ok::<_, KernelError>((TableEvents::open()?, NfTables::open()?)))??;
     if options.mode == Mode::Off {
         tables.names(TableFamily::Inet).await?;
+        return Ok((tables, events));
+    }
+    if has_run(&mut tables).await? {
         return Ok((tables, events));
     }
     if let Some(trial) = trial(options) {
@@ -33,6 +38,18 @@ pub(super) async fn open(netns: &Netns, options: &GateOptions) -> Result<Kernel,
         tables.transact("try out tables of nf_tables", &changes).await?;
     }
     Ok((tables, events))
+}
+
+/// Whether the kernel has the two tables of an earlier run, with rules.
+async fn has_run(tables: &mut NfTables) -> Result<bool, KernelError> {
+    let [first, second] = FAMILIES;
+    for name in tables.names(first).await?.iter().filter(|name| vni_of(name).is_some()) {
+        let seen = [tables.read(first, name).await?, tables.read(second, name).await?];
+        if seen.iter().all(|it| it.as_ref().is_some_and(|table| !table.rules.is_empty())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn trial(options: &GateOptions) -> Option<[Table; 2]> {

@@ -183,6 +183,29 @@ fn nft_shows_the_table_as_it_is_meant() {
 }
 
 #[test]
+fn tables_of_an_earlier_run_need_no_trial() {
+    in_kernel(test_name!(), || async {
+        let netns = Netns::current().unwrap();
+        let open = || async { Gate::open(&netns, GateOptions::default()).await.unwrap() };
+        let mut tables = NfTables::open().unwrap();
+        let first = tables.generation().await.unwrap();
+        open().await;
+        let tried = tables.generation().await.unwrap();
+        assert_ne!(tried, first, "the kernel was asked");
+        let mut bed = Bed::new(Mode::Observe, &[]).await;
+        bed.snapshot(vec![lease(1, "192.0.2.1")]).await;
+        bed.end().await;
+        let made = tables.generation().await.unwrap();
+        open().await;
+        assert_eq!(tables.generation().await.unwrap(), made, "nothing was changed");
+        run("nft", "flush table netdev flannel-underlay-7");
+        let flushed = tables.generation().await.unwrap();
+        open().await;
+        assert_ne!(tables.generation().await.unwrap(), flushed, "a table without rules shows nothing");
+    });
+}
+
+#[test]
 fn one_lease_costs_one_element() {
     in_kernel(test_name!(), || async {
         let mut bed = Bed::new(Mode::Enforce, &[]).await;
