@@ -188,8 +188,8 @@ impl Watcher {
             if !updates.is_empty() {
                 return updates;
             }
-            // Many events without updates must not starve other tasks.
-            tokio::task::yield_now().await;
+            // Many events without updates must not starve other tasks. To yield after each would wake another thread for it.
+            tokio::task::coop::consume_budget().await;
         }
     }
 
