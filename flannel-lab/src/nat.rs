@@ -49,6 +49,7 @@ impl NatBox {
             ])?;
             netns
                 .ip_batch(&[format!("link set {name} up"), format!("address add {address}/24 dev {name}")])?;
+            fabric.wait_for_port(&bridge, &port)?;
         }
         node.netns().ip(&format!("route replace default via {inside} dev eth0"))?;
         let host =

@@ -8,11 +8,16 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
+use crate::wait::wait_for;
 use crate::{LabError, exec};
+
+/// How long the kernel may take until a link that was set up carries frames.
+const LINK_UP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A network namespace with a name, as `ip netns` makes them. `lo` is up.
 ///
@@ -132,6 +137,26 @@ impl Netns {
                 source: error.into(),
             }),
         }
+    }
+
+    /// Waits until a bridge in here carries the frames of a port whose both ends are up.
+    ///
+    /// The kernel opens a port, and the bridge itself with its first port, on a work queue of its own after the carrier came, which
+    /// may take longer than the next command. What is sent before then is lost, and the next try of an ARP or a SYN is a second away.
+    pub(crate) fn wait_for_port(&self, bridge: &str, port: &str) -> Result<(), LabError> {
+        wait_for(LINK_UP_DEADLINE, &format!("{bridge} to carry frames of {port}"), || {
+            let links = self.ip_json("link show").map_err(|error| error.to_string())?;
+            let link = |name: &str| {
+                let mut links = links.as_array().into_iter().flatten();
+                links.find(|link| link["ifname"] == name).cloned().unwrap_or_default()
+            };
+            let [bridge, port] = [bridge, port].map(link);
+            let port_state = &port["linkinfo"]["info_slave_data"]["state"];
+            if port_state == "forwarding" && bridge["operstate"] == "UP" {
+                return Ok(());
+            }
+            Err(format!("port {port_state}, bridge {}", bridge["operstate"]))
+        })
     }
 
     /// Runs the closure on a thread of its own that has moved into this namespace.

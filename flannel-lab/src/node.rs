@@ -247,15 +247,16 @@ impl Node {
 
     fn plug(&self, nic: &Nic) -> Result<(), LabError> {
         let Nic { name, port, mac, at, .. } = nic;
-        let (mtu, node) = (at.mtu, self.name());
+        let (mtu, node, bridge) = (at.mtu, self.name(), bridge_name(at.segment));
         self.fabric.ip_batch(&[
             format!(
                 "link add {port} mtu {mtu} type veth \
                  peer name {name} mtu {mtu} address {mac} netns {node}"
             ),
-            format!("link set {port} master {} up", bridge_name(at.segment)),
+            format!("link set {port} master {bridge} up"),
         ])?;
-        self.configure(nic)
+        self.configure(nic)?;
+        self.fabric.wait_for_port(&bridge, port)
     }
 
     /// Brings a NIC up with its addresses and default routes; changes nothing that is right.

@@ -55,6 +55,7 @@ impl BrokenOffload {
             format!("link set {inner} up"),
             format!("link set {port} nomaster"),
         ])?;
+        fabric.wait_for_port(bridge, &outer)?;
         let open = |link: &str| {
             let index = if_nametoindex(link)?;
             sys::packet_socket(index)

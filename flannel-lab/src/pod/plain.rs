@@ -32,6 +32,7 @@ pub(super) fn attach(
     let routes = gateways.iter().map(|gateway| format!("route add default via {}", gateway.ip()));
     lines.extend(routes);
     pod.ip_batch(&lines)?;
+    node.wait_for_port(BRIDGE, &port)?;
     Ok(addresses)
 }
 
