@@ -16,8 +16,9 @@ use serde_json::Value;
 use crate::wait::wait_for;
 use crate::{LabError, exec};
 
-/// How long the kernel may take until a link that was set up carries frames.
-const LINK_UP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the kernel may take until a link that was set up carries frames. While it deletes a namespace with many objects, the work
+/// waits for seconds.
+const LINK_UP_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A network namespace with a name, as `ip netns` makes them. `lo` is up.
 ///
