@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::Store;
 use super::create::{Created, Guard, Wanted};
 use super::error::CallError;
-use super::records::{Listed, Stored, digest};
+use super::records::{Found, Listed, Stored, digest};
 use super::txn::{put, records};
 
 /// How many times another subnet is chosen because others took the chosen one.
@@ -45,9 +45,14 @@ struct Attempts {
 
 impl Store {
     pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let (config, listed) = self.config_and_leases().await?;
+        let kept = self.kept.take();
+        let is_fresh = kept.is_none();
+        let (config, listed) = match kept {
+            Some(listed) => (self.config().await?, listed),
+            None => self.config_and_leases().await?,
+        };
         let identity = self.identity();
-        let mut state = Attempts { listed, is_fresh: true, identity, grant: None };
+        let mut state = Attempts { listed, is_fresh, identity, grant: None };
         for attempt in 0..ATTEMPTS {
             // One collision is chance; more of them mean that many nodes start at once.
             let crowd = Duration::from_millis(20 * u64::from(attempt.saturating_sub(1)));
@@ -55,6 +60,10 @@ impl Store {
             match self.attempt(&config, attrs, &mut state).await {
                 Ok(Attempt::Done(lease)) => {
                     info!(subnet = %lease.key, "lease acquired");
+                    // A list that has the lease as it is will do for the watch.
+                    if attempt == 0 && state.listed.stored.iter().any(|stored| stored.lease == lease) {
+                        self.kept.keep(state.listed);
+                    }
                     return Ok(lease);
                 }
                 Ok(Attempt::Again) => state.is_fresh = false,
@@ -99,7 +108,11 @@ impl Store {
         let (key, replaced) = match decision {
             Decision::Adopt(own) => {
                 let own = stored(own.lease.key).expect("what was decided on was listed");
-                return Ok(swapped(self.adopt(own, attrs, &former).await?));
+                let adopted = self.adopt(own, attrs, &former).await?;
+                // What was left as it is was compared with the list alone.
+                let is_unsure = !state.is_fresh && adopted.as_ref() == Some(&own.lease);
+                let is_as_listed = !is_unsure || self.is_as_listed(own).await?;
+                return Ok(swapped(adopted.filter(|_| is_as_listed)));
             }
             Decision::Reclaim(key) => {
                 let name = key.to_string();
@@ -159,6 +172,13 @@ impl Store {
             note_moved(&own.lease, attrs);
         }
         Ok(swapped.then(|| Lease { attrs: attrs.clone(), ..own.lease.clone() }))
+    }
+
+    /// Whether the record of a lease is still the one that was listed.
+    async fn is_as_listed(&self, listed: &Stored) -> Result<bool, CallError> {
+        let (_, found) = self.read(listed.lease.key).await?;
+        let known = (listed.modified, listed.etcd_lease);
+        Ok(matches!(found, Found::Lease(now) if (now.modified, now.etcd_lease) == known))
     }
 
     /// Writes our value to a key that was last changed at `modified`: on its etcd lease if that is alive, else on a new

@@ -11,6 +11,7 @@ mod create;
 mod error;
 mod examine;
 mod grants;
+mod kept;
 mod keys;
 mod options;
 mod records;
@@ -38,6 +39,7 @@ use tokio::time::Instant;
 use self::client::Clients;
 use self::config_changes::ConfigKey;
 use self::error::{CallError, Called};
+use self::kept::Kept;
 use self::keys::Keys;
 pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls, check_endpoint};
 
@@ -57,6 +59,7 @@ struct Store {
     local: Mutex<PerFamily<IpAddr>>,
     /// The config that was returned last.
     used_config: Mutex<Option<NetworkConfig>>,
+    kept: Kept,
 }
 
 impl EtcdSubnetManager {
@@ -67,8 +70,8 @@ impl EtcdSubnetManager {
         let keys = Keys::new(&options.prefix);
         let (health, local) = (Health::new("etcd"), Mutex::default());
         let identity = Mutex::new(options.identity.clone());
-        let used_config = Mutex::default();
-        Ok(Self(Arc::new(Store { options, keys, clients, health, identity, local, used_config })))
+        let (used_config, kept) = (Mutex::default(), Kept::default());
+        Ok(Self(Arc::new(Store { options, keys, clients, health, identity, local, used_config, kept })))
     }
 }
 

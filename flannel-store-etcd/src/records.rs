@@ -12,6 +12,7 @@ use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, UnreadableRecord, UnreadableRecords};
 use flannel_core::subnet::SubnetError;
 use flannel_core::subnet::allocate::{Listing, Occupied, Record, occupied, published};
+use tokio::time::Instant;
 
 use super::Store;
 use super::error::CallError;
@@ -60,6 +61,11 @@ pub(super) fn digest(value: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(value);
     hasher.finish()
+}
+
+/// The first key after this one.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
 }
 
 /// What distinguishes two states of a record.
@@ -127,6 +133,8 @@ pub(super) enum Found {
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
     pub(super) at: Position,
+    /// When it was begun to be read.
+    pub(super) read: Instant,
     pub(super) stored: Vec<Stored>,
     /// Unreadable records whose keys occupy addresses.
     pub(super) bad: Vec<Unreadable>,
@@ -137,9 +145,16 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    fn at(at: Position) -> Self {
+    pub(super) fn at(at: Position) -> Self {
         let (stored, bad) = (Vec::new(), Vec::new());
-        Self { at, stored, bad, unreadable: UnreadableRecords::default(), known: BTreeMap::new() }
+        Self {
+            at,
+            read: Instant::now(),
+            stored,
+            bad,
+            unreadable: UnreadableRecords::default(),
+            known: BTreeMap::new(),
+        }
     }
 
     fn add(&mut self, store: &Store, found: &[KeyValue]) {
@@ -229,13 +244,18 @@ impl Store {
         let config = answers.next();
         let config = self.parse_config(endpoint, config.as_ref().map_or(&[], GetResponse::kvs))?;
         let listed = match answers.next() {
-            Some(page) if !page.more() => {
+            Some(page) => {
                 let mut listed = Listed::at(Position::of(done.header()));
                 listed.add(self, page.kvs());
-                self.note_unreadable(&listed);
-                listed
+                match page.kvs().last().filter(|_| page.more()) {
+                    Some(last) => Box::pin(self.list_from(Some((listed, after(last.key()))))).await?,
+                    None => {
+                        self.note_unreadable(&listed);
+                        listed
+                    }
+                }
             }
-            _ => Box::pin(self.list()).await?,
+            None => Box::pin(self.list()).await?,
         };
         Ok((config, listed))
     }
@@ -254,14 +274,21 @@ impl Store {
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
         let listed = self.list().await?;
         let leases = listed.stored.iter().map(|stored| &stored.lease);
-        Ok(published(leases, public_ips, &self.identity()))
+        let attrs = published(leases, public_ips, &self.identity());
+        self.kept.keep(listed);
+        Ok(attrs)
     }
 
     /// Lists all leases, in pages.
     pub(super) async fn list(&self) -> Result<Listed, SubnetError> {
+        self.list_from(None).await
+    }
+
+    /// Lists all leases, in pages. `begun` is a list of those before a key, with that key.
+    async fn list_from(&self, mut begun: Option<(Listed, Vec<u8>)>) -> Result<Listed, SubnetError> {
         let mut last = None;
         for _ in 0..RESTARTS {
-            match self.list_once().await {
+            match self.list_once(begun.take()).await {
                 Ok(listed) => {
                     self.note_unreadable(&listed);
                     return Ok(listed);
@@ -278,9 +305,11 @@ impl Store {
         self.health.set_unreadable(&listed.unreadable);
     }
 
-    async fn list_once(&self) -> Result<Listed, CallError> {
-        let mut from = self.keys.first.clone().into_bytes();
-        let mut listed: Option<Listed> = None;
+    async fn list_once(&self, begun: Option<(Listed, Vec<u8>)>) -> Result<Listed, CallError> {
+        let (mut listed, mut from) = match begun {
+            Some((listed, from)) => (Some(listed), from),
+            None => (None, self.keys.first.clone().into_bytes()),
+        };
         let mut limit = PAGE;
         loop {
             let revision = listed.as_ref().map_or(0, |listed| listed.at.revision);
@@ -305,10 +334,7 @@ impl Store {
                 listed.add(self, &found);
             }
             match found.last() {
-                Some(last) if page.more() => {
-                    from = last.key().to_vec();
-                    from.push(0);
-                }
+                Some(last) if page.more() => from = after(last.key()),
                 _ => break,
             }
         }

@@ -203,7 +203,12 @@ impl Watcher {
             let (last, feed) = match &mut self.phase {
                 Phase::List { is_other } => {
                     let is_other = *is_other;
-                    match store.list().await {
+                    let kept = if self.resume == 0 { store.kept.take() } else { None };
+                    let listed = match kept {
+                        Some(listed) => Ok(listed),
+                        None => store.list().await,
+                    };
+                    match listed {
                         Ok(listed) => return vec![self.snapshot(listed, is_other)],
                         // The status says why.
                         Err(_) => tokio::time::sleep(self.backoff.pause()).await,

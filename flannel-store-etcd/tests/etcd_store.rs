@@ -22,6 +22,8 @@ mod proxy;
 mod reach;
 #[path = "etcd/renew.rs"]
 mod renew;
+#[path = "etcd/start.rs"]
+mod start;
 #[path = "etcd/storm.rs"]
 mod storm;
 #[path = "etcd/watch.rs"]
