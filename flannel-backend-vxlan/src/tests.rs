@@ -157,6 +157,7 @@ in_both_forms!(
     makes_a_device_a_family_and_publishes_its_mac,
     the_mac_is_the_records_else_the_stored_one_else_the_devices_else_random,
     a_restart_writes_nothing,
+    a_start_with_thousands_of_leases_takes_in_what_it_causes,
     every_change_by_hand_is_repaired,
     leftovers_in_our_network_go_and_strangers_stay,
     a_changed_config_recreates_the_device_and_a_foreign_link_is_refused,
@@ -185,6 +186,33 @@ async fn it_keeps_what_every_backend_promises() {
 /// How many objects there are for this node and one peer, each in two families.
 fn all(objects: bool) -> usize {
     if objects { 10 } else { 8 }
+}
+
+/// However many peers there are, nothing is read again because of what their objects caused, on a kernel that keeps some thousand
+/// notifications, as real ones do.
+async fn a_start_with_thousands_of_leases_takes_in_what_it_causes(objects: bool) {
+    let per_peer = if objects { 4 } else { 3 };
+    let mut reads = Vec::new();
+    for count in [1, 3000_u16] {
+        let host = Host::new(objects, DUAL);
+        host.kernel.hold_notifications(5000);
+        for n in 1..=count {
+            let [high, low] = n.to_be_bytes();
+            let mac = format!("00:00:{high:02x}:{low:02x}");
+            let attrs =
+                PEER.replace("192.0.2.9", &format!("172.16.{high}.{low}")).replace("00:00:00:09", &mac);
+            let attrs = attrs.replace("db8::9", &format!("db8:9::{n:x}"));
+            let [high, low] = (n * 4).to_be_bytes();
+            host.store.put(&format!("10.5.{high}.{low}-30&fd00:5:0:{n:x}::-64"), &attrs);
+        }
+        let running = host.start().await;
+        settle().await;
+        let own = all(objects) - 2 * per_peer;
+        assert_eq!(host.kernel.objects().len(), own + 2 * per_peer * usize::from(count));
+        reads.push(host.kernel.take_dumps());
+        running.stop().await;
+    }
+    assert_eq!(reads[0], reads[1]);
 }
 
 async fn makes_a_device_a_family_and_publishes_its_mac(objects: bool) {

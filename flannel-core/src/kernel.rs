@@ -404,6 +404,7 @@ pub trait Kernel: Send {
     /// that does not exist is not a refusal.
     async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError>;
 
-    /// Waits for notifications and returns all that have arrived, at least one. Dropping the future loses none.
+    /// Waits for notifications and returns all that have arrived, at least one. Dropping the future loses none. What
+    /// [`Self::execute`] created or replaced may be left out, since its answer says the same.
     async fn events(&mut self) -> Vec<KernelEvent>;
 }

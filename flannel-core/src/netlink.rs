@@ -98,8 +98,8 @@ impl Netlink {
     /// Like [`Self::open_in`], with another receive buffer for notifications, in bytes.
     pub(crate) fn with_event_buffer(netns: &Netns, bytes: usize) -> Result<Self, KernelError> {
         netns.run(|| {
-            let events = Events::open(bytes)?;
             let (requests, dumps) = (Requests::open(RECEIVE_BUFFER)?, Dumps::open(RECEIVE_BUFFER)?);
+            let events = Events::open(bytes, requests.port())?;
             let (next_hops, tables) = (NextHops::default(), NfTables::open().ok());
             Ok(Self { netns: netns.clone(), requests, dumps, events, next_hops, tables })
         })?

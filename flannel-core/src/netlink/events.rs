@@ -38,9 +38,12 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Opens the socket.
-    pub(super) fn open(receive_buffer: usize) -> Result<Self, KernelError> {
-        Ok(Self { socket: Socket::open(&GROUPS, receive_buffer)? })
+    /// Opens the socket. It gets no notifications of what the socket with the port id `own` creates or replaces, whose answers say the
+    /// same: they would be most of what it gets. (Those of FDB entries don't say who made them.)
+    pub(super) fn open(receive_buffer: usize, own: u32) -> Result<Self, KernelError> {
+        let socket = Socket::open(&GROUPS, receive_buffer)?;
+        socket.leave_out(own, &[Rtm::Newroute.into(), Rtm::Newneigh.into(), next_hops::NEW]);
+        Ok(Self { socket })
     }
 
     /// Waits for notifications and returns all that have arrived. It waits only while it has none, so dropping the

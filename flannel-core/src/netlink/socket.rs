@@ -72,6 +72,11 @@ impl Socket {
         self.fd.get_ref().enable_strict_checking(strict).is_ok() && strict
     }
 
+    /// Leaves out messages of these types that a socket with this port id caused. A kernel that can't do that sends them.
+    pub(super) fn leave_out(&self, port: u32, kinds: &[u16]) {
+        _ = sys::leave_out(self.fd.get_ref(), port, kinds);
+    }
+
     /// Sends a datagram. On return the kernel has processed all of it.
     pub(super) async fn send(&self, datagram: &[u8]) -> io::Result<()> {
         self.fd.async_io(Interest::WRITABLE, |socket| socket.send(datagram, Msg::empty())).await.map(drop)

@@ -14,6 +14,10 @@ const SET_TX_CHECKSUM: u32 = 0x17;
 /// `SIOCETHTOOL` of `linux/sockios.h`.
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 
+/// Where `nlmsg_type` and `nlmsg_pid` are in `struct nlmsghdr` of `linux/netlink.h`.
+const NLMSG_TYPE: u32 = 4;
+const NLMSG_PID: u32 = 12;
+
 /// `struct ethtool_value`.
 #[repr(C)]
 struct EthtoolValue {
@@ -32,6 +36,35 @@ pub(super) fn register(socket: NlSocket) -> io::Result<AsyncFd<NlSocket>> {
     // SAFETY: an `NlSocket` owns its descriptor, always names the same one and closes it only when it is
     // dropped; `AsyncFd` owns the `NlSocket` and gives out no more than shared references here.
     Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Lets the kernel leave out messages of these types with this port id, instead of queueing them for the socket.
+pub(super) fn leave_out(socket: &NlSocket, port: u32, kinds: &[u16]) -> io::Result<()> {
+    let mut code = own_messages(port, kinds);
+    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: the descriptor is open for the whole call. The program has as many instructions as it says, and the kernel copies
+    // them before it returns.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const program).cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A filter in classic BPF (`linux/filter.h`) that drops messages of these types with this port id. It loads numbers in network byte
+/// order, and headers of netlink have the machine's.
+fn own_messages(port: u32, kinds: &[u16]) -> Vec<libc::sock_filter> {
+    let step = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |size, offset| step(libc::BPF_LD | size | libc::BPF_ABS, offset, 0, 0);
+    let equals = |k, jt, jf| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, jt, jf);
+    let end = |bytes| step(libc::BPF_RET | libc::BPF_K, bytes, 0, 0);
+    let count = kinds.len() as u8;
+    let mut code =
+        vec![load(libc::BPF_W, NLMSG_PID), equals(port.to_be(), 0, count + 1), load(libc::BPF_H, NLMSG_TYPE)];
+    let kind = |(i, kind): (u8, &u16)| equals(u32::from(kind.to_be()), count - i, 0);
+    code.extend((0..count).zip(kinds).map(kind));
+    code.extend([end(u32::MAX), end(0)]);
+    code
 }
 
 /// Reads whether a link completes checksums, or sets it, in the network namespace of the calling thread.

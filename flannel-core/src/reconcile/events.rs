@@ -8,8 +8,8 @@ use crate::events::RepairCause;
 use crate::kernel::KernelEvent;
 
 impl<D: Driver> Reconciler<D> {
-    /// Applies notifications, including echoes of our own changes: a notification that matches the desired state causes
-    /// no work.
+    /// Applies notifications, including those of our own changes, of which a kernel leaves out most: a notification that matches
+    /// the desired state causes no work.
     pub(super) fn fold_events(&mut self, events: Vec<KernelEvent>) {
         let is_overrun = events.contains(&KernelEvent::Overrun);
         let cause = if is_overrun { RepairCause::Overrun } else { RepairCause::Announced };

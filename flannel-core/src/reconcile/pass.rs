@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -158,6 +159,12 @@ impl<D: Driver> Reconciler<D> {
             let part: Vec<Op> = rest.drain(..rest.len().min(AT_ONCE)).collect();
             rest.shrink_to_fit();
             done += self.execute_some(&part, cause).await?;
+            // So many notifications of our own changes don't fit into the socket, and after a loss all would be read again.
+            if !rest.is_empty()
+                && let Some(events) = self.kernel.events().now_or_never()
+            {
+                self.fold_events(events);
+            }
         }
         Ok(done)
     }

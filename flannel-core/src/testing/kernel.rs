@@ -42,6 +42,8 @@ struct State {
     objects: Dataplane,
     addresses: Vec<LinkAddress>,
     events: VecDeque<KernelEvent>,
+    /// How many of them it keeps until they are read, if not all.
+    most_events: Option<usize>,
     ops: Vec<Op>,
     link_ops: Vec<LinkOp>,
     dumps: usize,
@@ -208,6 +210,11 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
+    /// Loses the notifications, and reports that (`Overrun`), whenever more than `most` were not read yet.
+    pub fn hold_notifications(&self, most: usize) {
+        self.lock().most_events = Some(most);
+    }
+
     /// Refuses operations from now on with the errno that `hook` returns.
     pub fn refuse(&self, hook: impl FnMut(&Op) -> Option<i32> + Send + 'static) {
         self.lock().refuse = Some(Box::new(hook));
@@ -288,6 +295,13 @@ fn plain(index: LinkIndex, name: &str, mtu: u32) -> Link {
 }
 
 impl State {
+    /// The notifications since the last call, unless there were too many.
+    fn take_events(&mut self) -> Vec<KernelEvent> {
+        let are_lost = self.most_events.is_some_and(|most| self.events.len() > most);
+        let events = self.events.drain(..).collect();
+        if are_lost { vec![KernelEvent::Overrun] } else { events }
+    }
+
     /// Looks which links others have made or deleted since the last look.
     fn look_outside(&mut self) {
         let Some(outside) = &mut self.outside else { return };
@@ -338,8 +352,9 @@ impl State {
             {
                 return Some(libc::EINVAL);
             }
-            // As in the real connection, our own changes of next-hop objects cause no notification.
-            Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
+            // As in the real connection, these cause no notification if they are our own.
+            Op::Create(Object::NextHop(_) | Object::Neighbour(_) | Object::Route(_))
+            | Op::Replace(Object::NextHop(_) | Object::Neighbour(_) | Object::Route(_)) => {
                 self.objects.insert(object);
             }
             Op::Delete(Object::NextHop(_)) => {

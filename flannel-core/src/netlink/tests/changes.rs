@@ -91,10 +91,10 @@ pub(super) async fn done(kernel: &mut Netlink, ops: impl IntoIterator<Item = Op>
 #[test]
 fn objects_are_put_replaced_and_deleted() {
     with_underlay(test_name!(), || async {
-        let mut kernel = Netlink::open().unwrap();
+        let (mut kernel, mut hearer) = (Netlink::open().unwrap(), Netlink::open().unwrap());
         for family in Family::ALL {
             let link = device(&mut kernel, family).await.index;
-            heard(&mut kernel, link).await;
+            heard(&mut hearer, link).await;
             let addr = if family == Family::V4 { "10.0.7.0/32" } else { "fd00:10:0:7::/128" };
             let address = Object::Address(Address { link, addr: addr.parse().unwrap() });
             let [neighbour, fdb, route] = peer(link, family, 0x0304, 1);
@@ -102,7 +102,7 @@ fn objects_are_put_replaced_and_deleted() {
 
             done(&mut kernel, all.iter().copied().map(Op::Create)).await;
             assert_eq!(ours(&mut kernel, link, family).await, all);
-            heard_all(&mut kernel, all.iter().copied().map(KernelEvent::Put)).await;
+            heard_all(&mut hearer, all.iter().copied().map(KernelEvent::Put)).await;
 
             // The same again changes nothing.
             done(&mut kernel, all.iter().copied().map(Op::Replace)).await;
@@ -118,20 +118,47 @@ fn objects_are_put_replaced_and_deleted() {
             let Object::Fdb(entry) = fdb else { unreachable!() };
             let far = if family == Family::V4 { "192.0.2.99" } else { "2001:db8::99" };
             let far = Object::Fdb(FdbEntry { dst: far.parse().unwrap(), ..entry });
-            heard(&mut kernel, link).await;
+            heard(&mut hearer, link).await;
             done(&mut kernel, [other, far, moved].map(Op::Replace)).await;
             let changed = BTreeSet::from([address, other, far, moved]);
             assert_eq!(ours(&mut kernel, link, family).await, changed);
-            heard_all(&mut kernel, [other, far, moved].map(KernelEvent::Put)).await;
+            heard_all(&mut hearer, [other, far, moved].map(KernelEvent::Put)).await;
 
             done(&mut kernel, changed.iter().rev().copied().map(Op::Delete)).await;
             assert_eq!(ours(&mut kernel, link, family).await, BTreeSet::new());
             let gone = changed.iter().map(|object| KernelEvent::Gone(object.key()));
-            let others = heard_all(&mut kernel, gone).await;
+            let others = heard_all(&mut hearer, gone).await;
             assert!(!changed.iter().any(|it| others.contains(&KernelEvent::Put(*it))), "{others:?}");
 
             // What is gone may be deleted.
             done(&mut kernel, changed.iter().chain(&all).copied().map(Op::Delete)).await;
+            kernel.change_link(&LinkOp::Delete(link)).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_a_kernel_puts_itself_is_announced_to_others() {
+    with_underlay(test_name!(), || async {
+        let (mut kernel, mut other) = (Netlink::open().unwrap(), Netlink::open().unwrap());
+        for family in Family::ALL {
+            let link = device(&mut kernel, family).await.index;
+            heard(&mut kernel, link).await;
+            let [neighbour, fdb, route] = peer(link, family, 0x0304, 1);
+            let changed = peer(link, family, 0x0304, 2);
+            done(&mut kernel, [neighbour, fdb, route].map(Op::Create)).await;
+            done(&mut kernel, changed.map(Op::Replace)).await;
+            // The kernel doesn't say who made an FDB entry.
+            assert_eq!(heard(&mut kernel, link).await, [fdb, changed[1]].map(KernelEvent::Put));
+            // What another does is news.
+            heard(&mut other, link).await;
+            done(&mut kernel, [Op::Delete(route)]).await;
+            heard_all(&mut other, [KernelEvent::Gone(route.key())]).await;
+            done(&mut other, [Op::Replace(neighbour), Op::Create(route)]).await;
+            heard_all(&mut kernel, [neighbour, route].map(KernelEvent::Put)).await;
+            assert_eq!(heard(&mut other, link).await, []);
+            done(&mut other, [neighbour, route].map(Op::Delete)).await;
+            heard_all(&mut kernel, [neighbour, route].map(|it| KernelEvent::Gone(it.key()))).await;
             kernel.change_link(&LinkOp::Delete(link)).await.unwrap();
         }
     });

@@ -61,7 +61,7 @@ fn it_is_put_changed_and_taken_away_in_place_and_a_strange_one_is_repaired() {
     with_underlay(test_name!(), || async {
         for compat in ["1", "0"] {
             std::fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", compat).unwrap();
-            let mut kernel = Netlink::open().unwrap();
+            let (mut kernel, mut other) = (Netlink::open().unwrap(), Netlink::open().unwrap());
             for (family, name, dst, gateway) in FAMILIES {
                 let link = device(&mut kernel, family).await.index;
                 // The mode only makes a difference to routes through objects.
@@ -69,8 +69,9 @@ fn it_is_put_changed_and_taken_away_in_place_and_a_strange_one_is_repaired() {
                 for (helper, route) in forms.filter(|(helper, _)| compat == "1" || helper.is_some()) {
                     ours(&mut kernel, link, family).await;
                     done(&mut kernel, helper.map(Op::Create)).await;
-                    heard(&mut kernel, link).await;
-                    course(&mut kernel, (family, name), helper, route).await;
+                    ours(&mut other, link, family).await;
+                    heard(&mut other, link).await;
+                    course(&mut kernel, &mut other, (family, name), helper, route).await;
                     done(&mut kernel, helper.map(Op::Delete)).await;
                 }
                 kernel.change_link(&LinkOp::Delete(link)).await.unwrap();
@@ -79,7 +80,13 @@ fn it_is_put_changed_and_taken_away_in_place_and_a_strange_one_is_repaired() {
     });
 }
 
-async fn course(kernel: &mut Netlink, (family, name): (Family, &str), helper: Option<Object>, route: Route) {
+async fn course(
+    kernel: &mut Netlink,
+    other: &mut Netlink,
+    (family, name): (Family, &str),
+    helper: Option<Object>,
+    route: Route,
+) {
     let link = route.link.unwrap();
     let flag = if family == Family::V4 { "-4" } else { "-6" };
     let with = |mtu: Option<u32>| Object::Route(Route { mtu: mtu.map(Mtu), ..route });
@@ -93,7 +100,7 @@ async fn course(kernel: &mut Netlink, (family, name): (Family, &str), helper: Op
         is_there = true;
         done(kernel, ops).await;
         // In place: no deletion in between.
-        assert_eq!(told(kernel).await, [KernelEvent::Put(put)]);
+        assert_eq!(told(other).await, [KernelEvent::Put(put)]);
         assert_eq!(ours(kernel, link, family).await, all(put));
         let shown = ip(&format!("{flag} route show {}", route.dst));
         match mtu {
@@ -112,14 +119,14 @@ async fn course(kernel: &mut Netlink, (family, name): (Family, &str), helper: Op
     for ((metrics, seen), want) in by_hand.into_iter().zip([None, Some(1350)].into_iter().cycle()) {
         let want = with(want);
         ip(&format!("{flag} route change {} {metrics}", words(&route, name)));
-        assert_eq!(told(kernel).await, [KernelEvent::Put(seen)], "{metrics}");
+        assert_eq!(told(other).await, [KernelEvent::Put(seen)], "{metrics}");
         let have: Dataplane = ours(kernel, link, family).await.into_iter().collect();
         let ops = plan(&Dataplane::from_iter(all(want)), &have);
         assert_eq!(ops, [Op::Replace(want)], "{metrics}");
         done(kernel, ops).await;
-        assert_eq!(told(kernel).await, [KernelEvent::Put(want)], "{metrics}");
+        assert_eq!(told(other).await, [KernelEvent::Put(want)], "{metrics}");
         assert_eq!(ours(kernel, link, family).await, all(want), "{metrics}");
     }
     done(kernel, [Op::Delete(with(Some(1350)))]).await;
-    assert_eq!(told(kernel).await, [KernelEvent::Gone(with(None).key())]);
+    assert_eq!(told(other).await, [KernelEvent::Gone(with(None).key())]);
 }

@@ -158,7 +158,7 @@ impl Kernel for FakeKernel {
 
     async fn events(&mut self) -> Vec<KernelEvent> {
         loop {
-            let events: Vec<_> = self.lock().events.drain(..).collect();
+            let events = self.lock().take_events();
             if !events.is_empty() {
                 return events;
             }
