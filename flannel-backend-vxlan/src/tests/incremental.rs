@@ -178,14 +178,13 @@ impl Host {
             }
             Step::Change(nth, to) => {
                 if let Some(changed) = self.nth(nth).and_then(|object| changed(object, to)) {
-                    // As by a tool: what it takes the place of goes as in the kernel.
-                    kernel.clone().execute(&[Op::Replace(changed)]).await.unwrap();
+                    kernel.replace(changed);
                 }
             }
             Step::Leftover(device, n) => {
                 if let Some(link) = kernel.link_named(DEVICES[device]) {
                     let object = leftover(link.index, device, n);
-                    kernel.clone().execute(&[Op::Replace(object)]).await.unwrap();
+                    kernel.replace(object);
                 }
             }
             Step::Foreign(slot) => {
@@ -385,6 +384,23 @@ fn a_peer_that_moves_and_returns_while_its_subnet_has_an_unreadable_record() {
     for objects in [false, true] {
         run(objects, &steps);
     }
+}
+
+/// The deletion of a route is refused, so its next-hop object stays; then somebody moves the route off it, which says when the object
+/// can go.
+#[test]
+fn a_next_hop_object_whose_last_route_somebody_else_moved() {
+    let steps = [
+        Step::UnderlayGone,
+        Step::Put(4, 0, 0),
+        Step::Refuse(2),
+        Step::UnderlayBack,
+        Step::Wait(1),
+        Step::Remove(4),
+        Step::Wait(1),
+        Step::Change(3, 0),
+    ];
+    run(true, &steps);
 }
 
 proptest! {

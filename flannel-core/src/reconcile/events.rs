@@ -81,8 +81,10 @@ impl<D: Driver> Reconciler<D> {
             // If another remote is still there, putting it again changes nothing.
             self.forget_replaced(&object);
         }
-        if self.have.insert(object) != Some(object) {
+        let before = self.have.insert(object);
+        if before != Some(object) {
             self.mark_users([key]);
+            self.look_at_next_hop_of(before);
         }
     }
 
@@ -99,9 +101,11 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn object_gone(&mut self, key: ObjectKey) {
-        let was_there = self.have.remove(&key).is_some();
+        let before = self.have.remove(&key);
+        let was_there = before.is_some();
         if was_there {
             self.mark_users([key]);
+            self.look_at_next_hop_of(before);
         }
         if let ObjectKey::NextHop(..) = key {
             // The kernel deleted the routes through it, for IPv4 without a notification.

@@ -292,7 +292,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// Compares the next-hop object of a route that has moved: its deletion may have waited for that.
-    fn look_at_next_hop_of(&mut self, before: Option<Object>) {
+    pub(super) fn look_at_next_hop_of(&mut self, before: Option<Object>) {
         let Some(Object::Route(before)) = before else { return };
         let left = before.next_hop().filter(|next_hop| self.peers.want().get(next_hop).is_none());
         self.work.compare(left.filter(|next_hop| self.have.get(next_hop).is_some()));

@@ -182,6 +182,17 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
+    /// Puts an object by the kernel's rules, as another program would: what it takes the place of goes as in the kernel.
+    pub fn replace(&self, object: Object) {
+        let mut state = self.lock();
+        let is_refused = state.execute(&Op::Replace(object)).is_some();
+        if !is_refused && is_put_silently(&object) {
+            state.events.push_back(KernelEvent::Put(object));
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
     /// Deletes an object behind the agent's back.
     pub fn delete(&self, key: &ObjectKey, announce: bool) {
         let mut state = self.lock();
@@ -277,6 +288,11 @@ impl FakeKernel {
     }
 }
 
+/// Whether there is no notification of such an object if the agent puts it.
+fn is_put_silently(object: &Object) -> bool {
+    matches!(object, Object::NextHop(_) | Object::Neighbour(_) | Object::Route(_))
+}
+
 /// An ordinary link, which is down.
 fn plain(index: LinkIndex, name: &str, mtu: u32) -> Link {
     Link {
@@ -353,8 +369,7 @@ impl State {
                 return Some(libc::EINVAL);
             }
             // As in the real connection, these cause no notification if they are our own.
-            Op::Create(Object::NextHop(_) | Object::Neighbour(_) | Object::Route(_))
-            | Op::Replace(Object::NextHop(_) | Object::Neighbour(_) | Object::Route(_)) => {
+            Op::Create(own) | Op::Replace(own) if is_put_silently(own) => {
                 self.objects.insert(object);
             }
             Op::Delete(Object::NextHop(_)) => {

@@ -55,7 +55,7 @@ async fn routes_that_go_behind_the_last_address_are_put_again_at_once() {
 /// The kernel announces the new remote of a MAC, but not that the old one is gone.
 #[tokio::test(start_paused = true)]
 async fn a_replaced_fdb_entry_is_put_back_without_reading_anything() {
-    let mut bench = bench();
+    let bench = bench();
     bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
     bench.settle().await;
     let want = bench.kernel.objects();
@@ -63,7 +63,7 @@ async fn a_replaced_fdb_entry_is_put_back_without_reading_anything() {
         want.iter().find_map(|object| if let Object::Fdb(entry) = object { Some(entry) } else { None });
     bench.kernel.take_dumps();
     let stolen = FdbEntry { dst: [192, 0, 2, 99].into(), ..entry.unwrap() };
-    bench.kernel.execute(&[Op::Replace(Object::Fdb(stolen))]).await.unwrap();
+    bench.kernel.replace(Object::Fdb(stolen));
     bench.settle().await;
     assert_eq!((bench.kernel.objects(), bench.kernel.take_dumps()), (want, 0));
 }
