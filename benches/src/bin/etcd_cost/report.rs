@@ -109,7 +109,7 @@ pub(crate) fn formula(points: &[Point], nodes: u32, churn: f64) {
         "  bytes/h     n * ({:.0} * {ask:.0} + {probes:.0} + {renewal:.0} / {hours:.2}) + c * (n * {:.0} + {:.0} + L * {:.1})",
         rates.asks, change.1, start.0, start.1
     );
-    println!("  p = 3, L = 3 n; above 1,000 nodes p = 3 * (n / 1,000, rounded up) + 1, L = 3 n + 1,000");
+    println!("  p = 2 * (n / 1,000, rounded up), L = 2 n");
     println!("  a change without a join: c * (n * {:.0} + {:.0}) bytes", change.1, change.0);
     let percent = churn * 100.0;
     println!("\nmeasured / formula, nothing changes | {percent:.1} % of the nodes join an hour");
