@@ -247,12 +247,11 @@ impl Store {
             Some(page) => {
                 let mut listed = Listed::at(Position::of(done.header()));
                 listed.add(self, page.kvs());
-                match page.kvs().last().filter(|_| page.more()) {
-                    Some(last) => Box::pin(self.list_from(Some((listed, after(last.key()))))).await?,
-                    None => {
-                        self.note_unreadable(&listed);
-                        listed
-                    }
+                if let Some(last) = page.kvs().last().filter(|_| page.more()) {
+                    Box::pin(self.list_from(Some((listed, after(last.key()))))).await?
+                } else {
+                    self.note_unreadable(&listed);
+                    listed
                 }
             }
             None => Box::pin(self.list()).await?,
@@ -288,7 +287,7 @@ impl Store {
     async fn list_from(&self, mut begun: Option<(Listed, Vec<u8>)>) -> Result<Listed, SubnetError> {
         let mut last = None;
         for _ in 0..RESTARTS {
-            match self.list_once(begun.take()).await {
+            match Box::pin(self.list_once(begun.take())).await {
                 Ok(listed) => {
                     self.note_unreadable(&listed);
                     return Ok(listed);
