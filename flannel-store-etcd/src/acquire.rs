@@ -45,11 +45,14 @@ struct Attempts {
 
 impl Store {
     pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let kept = self.kept.take();
-        let is_fresh = kept.is_none();
-        let (config, listed) = match kept {
-            Some(listed) => (self.config().await?, listed),
-            None => self.config_and_leases().await?,
+        let (is_fresh, (config, listed)) = match self.kept.take() {
+            None => (true, self.config_and_leases().await?),
+            Some(listed) => {
+                let (at, config) = self.config_at().await?;
+                // The store may have been replaced or restored since.
+                let is_fresh = !listed.at.leads_to(at);
+                (is_fresh, (config, if is_fresh { self.list().await? } else { listed }))
+            }
         };
         let identity = self.identity();
         let mut state = Attempts { listed, is_fresh, identity, grant: None };
@@ -68,8 +71,10 @@ impl Store {
                 }
                 Ok(Attempt::Again) => state.is_fresh = false,
                 Ok(Attempt::ListAgain) => (state.listed, state.is_fresh) = (self.list().await?, true),
-                // Another node may have left since.
-                Err(SubnetError::OutOfSubnets { .. }) if !state.is_fresh => {
+                // Another node may have left since, or may publish something else.
+                Err(
+                    SubnetError::OutOfSubnets { .. } | SubnetError::Claimed { .. } | SubnetError::Conflict(_),
+                ) if !state.is_fresh => {
                     (state.listed, state.is_fresh) = (self.list().await?, true);
                 }
                 // The etcd lease will expire by itself, since the store can't be reached to revoke it.
@@ -108,11 +113,7 @@ impl Store {
         let (key, replaced) = match decision {
             Decision::Adopt(own) => {
                 let own = stored(own.lease.key).expect("what was decided on was listed");
-                let adopted = self.adopt(own, attrs, &former).await?;
-                // What was left as it is was compared with the list alone.
-                let is_unsure = !state.is_fresh && adopted.as_ref() == Some(&own.lease);
-                let is_as_listed = !is_unsure || self.is_as_listed(own).await?;
-                return Ok(swapped(adopted.filter(|_| is_as_listed)));
+                return Ok(swapped(self.adopt(own, attrs, &former, state.is_fresh).await?));
             }
             Decision::Reclaim(key) => {
                 let name = key.to_string();
@@ -153,19 +154,19 @@ impl Store {
     /// Publishes in a record of ours. `None` if it changed meanwhile.
     ///
     /// If the record has the right value and a live etcd lease, only the lease is kept alive, so that peers don't see a
-    /// restart.
+    /// restart. Then the record is read again, unless the list `is_fresh`.
     async fn adopt(
         &self,
         own: &Stored,
         attrs: &LeaseAttrs,
         former: &[&Stored],
+        is_fresh: bool,
     ) -> Result<Option<Lease>, SubnetError> {
         let unchanged = own.value == digest(attrs.to_json().as_bytes()) && former.is_empty();
-        if own.etcd_lease == 0 && unchanged {
-            return Ok(Some(own.lease.clone()));
-        }
-        if own.etcd_lease != 0 && self.renew(own.etcd_lease).await? && unchanged {
-            return Ok(Some(own.lease.clone()));
+        let is_alive = own.etcd_lease == 0 || self.renew(own.etcd_lease).await?;
+        if unchanged && is_alive {
+            let is_there = is_fresh || self.is_as_listed(own).await?;
+            return Ok(is_there.then(|| own.lease.clone()));
         }
         let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs, former).await?;
         if swapped {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::records::Listed;
 
-/// How old a list may be. A start takes milliseconds from one call to the next.
-const LONGEST: Duration = Duration::from_secs(10);
+/// How old a list may be. A start takes milliseconds from one call to the next, or some tenths of a second with many leases.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// The list, until it is taken.
 #[derive(Debug, Default)]

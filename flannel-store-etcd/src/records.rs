@@ -209,12 +209,19 @@ impl Listed {
 
 impl Store {
     pub(super) async fn config(&self) -> Result<NetworkConfig, SubnetError> {
+        Ok(self.config_at().await?.1)
+    }
+
+    /// The config, and the position at which it was read.
+    pub(super) async fn config_at(&self) -> Result<(Position, NetworkConfig), SubnetError> {
         let get = |mut client: etcd_client::Client| {
             let key = self.keys.config.clone();
             async move { client.get(key, None).await }
         };
         match self.call("read the network config", get).await {
-            Ok((endpoint, found)) => self.parse_config(endpoint, found.kvs()),
+            Ok((endpoint, found)) => {
+                Ok((Position::of(found.header()), self.parse_config(endpoint, found.kvs())?))
+            }
             Err(error) if error.is_too_large() => {
                 let place = format!("{} in etcd", self.keys.config);
                 Err(SubnetError::Config { place, source: NetworkConfig::too_long() })

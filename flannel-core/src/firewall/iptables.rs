@@ -130,8 +130,9 @@ impl Iptables {
         if other == self.other && !heard && !self.evidence.is_pending() {
             return false;
         }
-        self.other = other;
         let this = ask(this).await;
+        // What there was nothing to compare with is looked at again.
+        self.other = other.filter(|_| this.is_some());
         self.switch = self.evidence.reconsider(Instant::now(), this, other);
         self.switch.is_some()
     }

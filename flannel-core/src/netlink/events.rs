@@ -38,11 +38,19 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Opens the socket. It gets no notifications of what the socket with the port id `own` creates or replaces, whose answers say the
-    /// same: they would be most of what it gets. (Those of FDB entries don't say who made them.)
+    /// Opens the socket. It gets no notifications of what the socket with the port id `own` does to routes, neighbours and next-hop
+    /// objects, since its answers say the same: they would be most of what it gets. (That a neighbour is gone, and all about FDB
+    /// entries, is announced without a port id.)
     pub(super) fn open(receive_buffer: usize, own: u32) -> Result<Self, KernelError> {
         let socket = Socket::open(&GROUPS, receive_buffer)?;
-        socket.leave_out(own, &[Rtm::Newroute.into(), Rtm::Newneigh.into(), next_hops::NEW]);
+        let kinds = [
+            Rtm::Newroute.into(),
+            Rtm::Delroute.into(),
+            Rtm::Newneigh.into(),
+            next_hops::NEW,
+            next_hops::DEL,
+        ];
+        socket.leave_out(own, &kinds);
         Ok(Self { socket })
     }
 

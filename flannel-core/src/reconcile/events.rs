@@ -64,9 +64,14 @@ impl<D: Driver> Reconciler<D> {
                 self.work.compare(self.blocked.due(Instant::now()));
             }
             // Somebody else's object replaced ours with this key.
+            let before = self.have.remove(&key);
+            let was_there = before.is_some();
+            if was_there {
+                self.mark_users([key]);
+                self.look_at_next_hop_of(before);
+            }
             if self.peers.want().get(&key).is_some() {
-                if self.have.remove(&key).is_some() {
-                    self.mark_users([key]);
+                if was_there {
                     self.replaced.lose(key);
                     self.work.compare([key]);
                 } else if self.replaced.has_changed(&object) {

@@ -25,6 +25,10 @@ const PASSES: usize = 4;
 /// shrinks as the observed state grows.
 const AT_ONCE: usize = 2048;
 
+/// How many times notifications are taken in one after the other, some thousand each, in the midst of a pass: they may come as fast as they
+/// are taken.
+const HEARINGS: usize = 16;
+
 impl<D: Driver> Reconciler<D> {
     /// Makes passes until nothing is left to do now.
     pub(super) async fn converge(&mut self) {
@@ -82,6 +86,8 @@ impl<D: Driver> Reconciler<D> {
         if objects.are_all() {
             self.observe().await.inspect_err(|_| self.work.read_objects())?;
         }
+        // What went before that read is not gone any more once it was put again, which nobody announces.
+        self.hear();
         let cause = Cause { why: std::mem::take(&mut self.why), looked: objects.are_all() };
         let now = Instant::now();
         let mut planned = match &objects {
@@ -159,14 +165,18 @@ impl<D: Driver> Reconciler<D> {
             let part: Vec<Op> = rest.drain(..rest.len().min(AT_ONCE)).collect();
             rest.shrink_to_fit();
             done += self.execute_some(&part, cause).await?;
-            // So many notifications of our own changes don't fit into the socket, and after a loss all would be read again.
-            if !rest.is_empty()
-                && let Some(events) = self.kernel.events().now_or_never()
-            {
-                self.fold_events(events);
-            }
+            // The notifications of many changes don't fit into the socket, and after a loss all would be read again.
+            self.hear();
         }
         Ok(done)
+    }
+
+    /// Takes in the notifications that have arrived.
+    fn hear(&mut self) {
+        for _ in 0..HEARINGS {
+            let Some(events) = self.kernel.events().now_or_never() else { break };
+            self.fold_events(events);
+        }
     }
 
     async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {

@@ -389,7 +389,9 @@ impl State {
             }
             Op::Delete(_) => {
                 if let Some(gone) = self.objects.remove(&object.key()) {
-                    self.events.push_back(KernelEvent::Gone(object.key()));
+                    if !matches!(object, Object::Route(_)) {
+                        self.events.push_back(KernelEvent::Gone(object.key()));
+                    }
                     self.lost(&gone);
                 }
             }
