@@ -105,7 +105,7 @@ impl Iptables {
     }
 
     /// Checks whether others use the other variant now, if that may have changed. Returns whether the rules should move
-    /// there.
+    /// there. Dropping the future loses nothing: what it reads counts once all is read.
     async fn check(&mut self) -> bool {
         self.next_check = Instant::now() + self.resync;
         if self.families.is_empty() || self.switch.is_some() {
@@ -123,6 +123,7 @@ impl Iptables {
             }
         };
         if !may_be_used && !self.evidence.is_pending() {
+            self.watch.forget_heard();
             return false;
         }
         let ask = async |kind| self.found.usage(&self.netns, kind, &self.families).await.ok().flatten();
@@ -131,6 +132,7 @@ impl Iptables {
             return false;
         }
         let this = ask(this).await;
+        self.watch.forget_heard();
         // What there was nothing to compare with is looked at again.
         self.other = other.filter(|_| this.is_some());
         self.switch = self.evidence.reconsider(Instant::now(), this, other);

@@ -56,9 +56,14 @@ impl Watch {
         (self.kind, self.next) = (kind, None);
     }
 
-    /// Whether tables of iptables' nft variant may have changed since the last call; always true without notifications.
-    pub(super) fn heard_of_iptables(&mut self) -> bool {
-        std::mem::take(&mut self.heard) || self.events.is_none()
+    /// Whether tables of iptables' nft variant may have changed since [`Self::forget_heard`]; always true without notifications.
+    pub(super) fn heard_of_iptables(&self) -> bool {
+        self.heard || self.events.is_none()
+    }
+
+    /// Ends what was heard until now.
+    pub(super) fn forget_heard(&mut self) {
+        self.heard = false;
     }
 
     /// Waits until the rules should be read again. Dropping the future loses nothing.

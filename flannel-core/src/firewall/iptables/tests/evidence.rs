@@ -1,5 +1,9 @@
 //! The variant is chosen again when others show which one is right.
 
+use std::future::poll_fn;
+use std::ops::RangeInclusive;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use flannel_lab::test_name;
@@ -8,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::super::evidence::Evidence;
 use super::super::variant::{Kind, Usage};
-use super::host::{dump, open, ours, reconcile, sh_both, with};
+use super::host::{dump, open_every, ours, reconcile, sh_both, with};
 use super::{all_of, golden_ranges, program};
 use crate::addr::Family;
 use crate::firewall::RuleManager;
@@ -67,19 +71,37 @@ fn the_kubelet_decides_at_once_and_numbers_after_a_while() {
     }
 }
 
+/// No interruption.
+const NONE: RangeInclusive<usize> = 1..=0;
+
+/// Polls a future so many times at most, and drops it if it is not done.
+async fn abandon(polls: usize, future: impl Future<Output = ()>) {
+    let (mut future, mut left) = (pin!(future), polls);
+    poll_fn(|context| {
+        left -= 1;
+        let is_done = future.as_mut().poll(context).is_ready();
+        if is_done || left == 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 /// The agent was first; then the kubelet, and a policy that drops, came to the other variant.
-async fn moves_to(kind: Kind) {
+async fn moves_to(kind: Kind, mut interruptions: RangeInclusive<usize>) {
     let other = match kind {
         Kind::Nft => Kind::Legacy,
         Kind::Legacy => Kind::Nft,
     };
-    let mut manager = open(other).await;
+    let mut manager = open_every(other, Duration::from_secs(1)).await;
     let want = all_of(golden_ranges());
     reconcile(&mut manager, &want, &ours()).await;
     sh_both(kind, "$I -t mangle -N KUBE-IPTABLES-HINT; $I -P FORWARD DROP");
     let noticed = async {
         loop {
-            manager.changed().await;
+            // Whoever waits for it waits for other things as well, and drops it for them at any moment.
+            match interruptions.next() {
+                Some(polls) => abandon(polls, manager.changed()).await,
+                None => manager.changed().await,
+            }
             let plan = reconcile(&mut manager, &want, &ours()).await;
             if !plan.steps.is_empty() {
                 return plan;
@@ -102,10 +124,20 @@ async fn moves_to(kind: Kind) {
 
 #[test]
 fn rules_move_to_legacy_where_the_kubelet_is() {
-    with(test_name!(), async || moves_to(Kind::Legacy).await);
+    with(test_name!(), async || moves_to(Kind::Legacy, NONE).await);
 }
 
 #[test]
 fn rules_move_to_nft_where_the_kubelet_is() {
-    with(test_name!(), async || moves_to(Kind::Nft).await);
+    with(test_name!(), async || moves_to(Kind::Nft, NONE).await);
+}
+
+#[test]
+fn rules_move_to_legacy_though_the_look_is_interrupted_at_any_moment() {
+    with(test_name!(), async || moves_to(Kind::Legacy, 2..=16).await);
+}
+
+#[test]
+fn rules_move_to_nft_though_the_look_is_interrupted_at_any_moment() {
+    with(test_name!(), async || moves_to(Kind::Nft, 2..=16).await);
 }

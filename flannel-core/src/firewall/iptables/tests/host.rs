@@ -147,9 +147,13 @@ fn assert_golden(kind: Kind, case: &str) {
 
 /// A manager that has chosen `kind`, since somebody has a rule there.
 pub(super) async fn open(kind: Kind) -> Iptables {
+    open_every(kind, Duration::from_secs(5)).await
+}
+
+/// Opens the manager of a variant that others use, with this resync interval.
+pub(super) async fn open_every(kind: Kind, resync: Duration) -> Iptables {
     sh_both(kind, "$I -t mangle -A INPUT -i eth7 -j ACCEPT");
-    let manager =
-        Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
+    let manager = Iptables::open(&Netns::current().unwrap(), &Family::ALL, resync).await.unwrap();
     assert!(manager.choice().contains(&format!("({kind})")), "{}", manager.choice());
     manager
 }
